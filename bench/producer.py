@@ -1,0 +1,289 @@
+"""The producer beside OpenMSIStream 1.8.8 and a bare librdkafka producer, in one run on this machine.
+
+    python bench/producer.py [--peer DIR_OR_PYTHON] [--files 5000] [--large-mb 512] [--idle-files 10000]
+
+The peer is the published program in an environment of its own: ``--peer`` names that environment's Python or ``bin``
+folder; without it, ``.venv-openmsistream`` is made from the package index. All send to the embedded broker. Small
+files are counted at the broker, theirs from the first on, ours from the program's start, until 98 % are there or
+``--patience`` seconds have passed; the large file is timed from the program's start, so hashing counts. Prints JSON.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import IO, Any
+
+from confluent_kafka import Consumer, TopicPartition
+from confluent_kafka.admin import AdminClient, NewTopic
+
+from openmsi_streams.embedded import EmbeddedBroker
+
+CHUNK = 524288
+PARTITIONS = 3
+PEER = "openmsistream==1.8.8"
+PEER_CONFIG = """[broker]
+bootstrap.servers = {bootstrap}
+[producer]
+batch.size = 200000
+linger.ms = 100
+compression.type = lz4
+key.serializer = StringSerializer
+value.serializer = DataFileChunkSerializer
+"""
+BARE = """
+import sys
+from confluent_kafka import Producer
+p = Producer({"bootstrap.servers": sys.argv[1], "enable.idempotence": True, "acks": "all", "linger.ms": 10,
+              "queue.buffering.max.kbytes": 65536})
+with open(sys.argv[3], "rb", buffering=0) as f:
+    while block := f.read(524288):
+        while True:
+            try:
+                p.produce(sys.argv[2], block, partition=0)
+                break
+            except BufferError:
+                p.poll(0.01)
+        p.poll(0)
+p.flush()
+"""
+
+
+def peer_program(peer: str) -> Path:
+    """Return the peer's DataFileUploadDirectory, making its environment if there is none."""
+    place = Path(peer) if peer else Path(__file__).parent.parent / ".venv-openmsistream" / "bin"
+    if place.is_file():
+        place = place.parent
+    program = place / "DataFileUploadDirectory"
+    if not program.exists():
+        subprocess.run([sys.executable, "-m", "venv", place.parent], check=True)
+        subprocess.run([place / "python", "-m", "pip", "install", "--quiet", PEER], check=True)
+    return program
+
+
+class Topic:
+    """A topic and how many messages it has."""
+
+    def __init__(self, bootstrap: str, name: str) -> None:
+        self.name = name
+        admin = AdminClient({"bootstrap.servers": bootstrap})
+        new = NewTopic(name, PARTITIONS, 1, config={"max.message.bytes": "2000000"})
+        for future in admin.create_topics([new]).values():
+            future.result()
+        self._consumer = Consumer({"bootstrap.servers": bootstrap, "group.id": "bench", "log_level": 0})
+
+    def count(self) -> int:
+        """Return the messages so far; the embedded broker tells those of the last batch late."""
+        ends = (
+            self._consumer.get_watermark_offsets(TopicPartition(self.name, p), timeout=60) for p in range(PARTITIONS)
+        )
+        return sum(high for _, high in ends)
+
+
+def rate(topic: Topic, command: list[str], messages: int, patience: float, log: IO[bytes]) -> tuple[float, float]:
+    """Run a program; return messages a second from the first on, and the seconds from its start to the last."""
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=log, stderr=log) as program:
+        began, first, at_first, last, at_last = time.monotonic(), 0.0, 0, 0.0, 0
+        while time.monotonic() - (first or began) < patience + (0 if first else 60):
+            have = topic.count()
+            now = time.monotonic()
+            if have and not first:
+                first, at_first = now, have
+            if have > at_last:
+                last, at_last = now, have
+            if have >= 0.98 * messages or (program.poll() is not None and now - last > 2):
+                break
+            time.sleep(0.02)
+        quit_(program)
+        try:
+            program.wait(60)
+        except subprocess.TimeoutExpired:
+            program.kill()
+    if not first or last <= first:
+        log.seek(0)
+        # All came between two looks: then the time of a look is the least that can be said.
+        if at_last >= 0.98 * messages:
+            return at_last / 0.05, last - began
+        raise SystemExit(f"{command[0]} sent {at_last} of {messages}:\n{log.read()[-2000:].decode(errors='replace')}")
+    return (at_last - at_first) / (last - first), last - began
+
+
+def quit_(program: Any) -> None:
+    """Ask as their users do."""
+    try:
+        program.stdin.write(b"q\n")
+        program.stdin.flush()
+    except BrokenPipeError:
+        pass
+    time.sleep(1.0)
+    if program.poll() is None:
+        program.send_signal(signal.SIGTERM)
+
+
+def status(pid: int, key: str) -> int:
+    """Return a figure of /proc/PID/status in kB."""
+    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+        if line.startswith(key + ":"):
+            return int(line.split()[1])
+    return 0
+
+
+def cpu(pid: int) -> float:
+    """Return the CPU seconds of a process so far."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def random_file(path: Path, size: int) -> None:
+    """Write a file that does not compress."""
+    with path.open("wb") as file:
+        for start in range(0, size, 1 << 20):
+            file.write(os.urandom(min(1 << 20, size - start)))
+
+
+def ours(folder: Path, topic: str, bootstrap: str, state: Path, *more: str) -> list[str]:
+    """Return our command line."""
+    command = [sys.executable, "-m", "openmsi_streams", "watch", str(folder), "--topic", topic, "--broker", bootstrap]
+    return [*command, "--state", str(state), "--no-heartbeats", *more]
+
+
+def wait_for_state(state: Path, condition: Callable[[dict[str, Any]], bool], seconds: float) -> None:
+    """Wait until the state file tells something."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        for file in state.glob("*/state.json"):
+            if condition(json.loads(file.read_text())):
+                return
+        time.sleep(0.2)
+    raise SystemExit("the state file did not tell what was waited for")
+
+
+def speed(given: argparse.Namespace, work: Path, size: int, count: int, with_bare: bool) -> dict[str, Any]:
+    """Send the same files with all programs."""
+    folder = work / "data"
+    folder.mkdir()
+    for number in range(count):
+        random_file(folder / f"file{number:05d}.dat", size)
+    # Theirs and ours wait until a file was quiet; that is no part of the rate.
+    time.sleep(3.5)
+    messages = count * max(1, -(-size // CHUNK))
+    found: dict[str, Any] = {}
+    program = peer_program(given.peer)
+    for name in ("ours", "openmsistream_1.8.8", *(["bare_librdkafka"] if with_bare else [])):
+        # A broker of its own for each: the embedded one keeps everything in memory.
+        with EmbeddedBroker() as broker:
+            topic = Topic(broker.bootstrap, "bench")
+            if name == "ours":
+                command = ours(folder, "bench", broker.bootstrap, work / "state")
+            elif name == "bare_librdkafka":
+                command = [sys.executable, "-c", BARE, broker.bootstrap, "bench", str(folder / "file00000.dat")]
+            else:
+                config = work / "peer.config"
+                config.write_text(PEER_CONFIG.format(bootstrap=broker.bootstrap))
+                command = [
+                    str(program),
+                    str(folder),
+                    "--config",
+                    str(config),
+                    "--topic_name",
+                    "bench",
+                    "--upload_existing",
+                ]
+            with tempfile.TemporaryFile() as log:
+                a_second, seconds = rate(topic, command, messages, given.patience, log)
+            if name == "ours":
+                # In our disfavour: all small files may come between two looks, so our start counts and theirs does not.
+                a_second = min(a_second, 0.98 * messages / seconds)
+            found[name] = round(seconds, 2) if count == 1 else round(a_second, 1)
+    ours_, theirs = found["ours"], found["openmsistream_1.8.8"]
+    found["ratio"] = round(theirs / ours_ if count == 1 else ours_ / theirs, 1)
+    return found
+
+
+def idle(given: argparse.Namespace, work: Path) -> dict[str, Any]:
+    """Measure a producer that has nothing to do."""
+    folder, state = work / "data", work / "state"
+    folder.mkdir()
+    for number in range(given.idle_files):
+        path = folder / f"{number // 500}" / f"file{number}.dat"
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(b"%d" % number)
+    with EmbeddedBroker() as broker:
+        Topic(broker.bootstrap, "idle")
+        command = ours(folder, "idle", broker.bootstrap, state)
+        with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL) as program:
+            wait_for_state(state, lambda found: found["files"].get("sent", 0) == given.idle_files, 300)
+            time.sleep(5)
+            before, began = cpu(program.pid), time.monotonic()
+            time.sleep(given.idle_seconds)
+            used, took = cpu(program.pid) - before, time.monotonic() - began
+            found = {
+                "files": given.idle_files,
+                "seconds": round(took, 1),
+                "cpu_percent": round(100 * used / took, 2),
+                "rss_mb": round(status(program.pid, "VmRSS") / 1000, 1),
+            }
+            quit_(program)
+    return found
+
+
+def memory(given: argparse.Namespace, work: Path) -> dict[str, Any]:
+    """Measure the memory of a producer that sends a large file."""
+    folder, state = work / "data", work / "state"
+    folder.mkdir()
+    random_file(folder / "huge.dat", int(given.sending_gb * 1e9))
+    with EmbeddedBroker() as broker:
+        Topic(broker.bootstrap, "memory")
+        began = time.monotonic()
+        command = ours(folder, "memory", broker.bootstrap, state, "--quiet-seconds", "0")
+        with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL) as program:
+            wait_for_state(state, lambda found: found["files"].get("sent", 0) == 1, 900)
+            took = time.monotonic() - began
+            found = {
+                "gb": given.sending_gb,
+                "peak_rss_mb": round(status(program.pid, "VmHWM") / 1000, 1),
+                "mb_per_second_with_start_and_hashing": round(given.sending_gb * 1000 / took, 1),
+            }
+            quit_(program)
+    return found
+
+
+def main() -> None:
+    """Run what was asked for and print the figures."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--peer", default="", help="Python or bin folder of an environment with openmsistream 1.8.8")
+    parser.add_argument("--files", type=int, default=5000)
+    parser.add_argument("--small-bytes", type=int, default=10_000)
+    parser.add_argument("--large-mb", type=int, default=512)
+    parser.add_argument("--idle-files", type=int, default=10_000)
+    parser.add_argument("--idle-seconds", type=float, default=60.0)
+    parser.add_argument("--sending-gb", type=float, default=4.0)
+    parser.add_argument("--patience", type=float, default=30.0, help="seconds after which a slow program is stopped")
+    parser.add_argument("--only", choices=["small", "large", "idle", "memory"])
+    given = parser.parse_args()
+    found: dict[str, Any] = {"cpus": os.cpu_count(), "load": round(os.getloadavg()[0], 2)}
+    parts: dict[str, Callable[[Path], dict[str, Any]]] = {
+        "small": lambda work: speed(given, work, given.small_bytes, given.files, False),
+        "large": lambda work: speed(given, work, given.large_mb << 20, 1, True),
+        "idle": lambda work: idle(given, work),
+        "memory": lambda work: memory(given, work),
+    }
+    os.environ.setdefault("XDG_DATA_HOME", tempfile.mkdtemp())
+    units = {"small": "files/s", "large": "seconds from start"}
+    for name, part in parts.items():
+        if given.only in (None, name):
+            with tempfile.TemporaryDirectory() as work:
+                found[name] = part(Path(work)) | ({"unit": units[name]} if name in units else {})
+    print(json.dumps(found, indent=2))
+
+
+if __name__ == "__main__":
+    main()

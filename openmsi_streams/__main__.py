@@ -1,0 +1,5 @@
+"""`python -m openmsi_streams` is the command line."""
+
+from openmsi_streams.cli import main
+
+main()

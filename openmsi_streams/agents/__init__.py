@@ -1,0 +1,1 @@
+"""Faust agents: each takes events from a topic and hands them to the engine."""

