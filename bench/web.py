@@ -13,6 +13,7 @@ import argparse
 import asyncio
 import hashlib
 import http.client
+import os
 import statistics
 import subprocess
 import sys
@@ -24,6 +25,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import msgspec
+from idle_loop import IdleLoop
 
 from openmsi_streams.tables.rows import State
 from openmsi_streams.web.fake import FakeServer, FakeSource, make_row
@@ -209,7 +211,10 @@ def transfer(rows: int, rounds: int, files: int, size: int, viewers: int) -> Non
     rates: dict[bool, list[float]] = {False: [], True: []}
     work: dict[bool, list[float]] = {False: [], True: []}
     times: dict[str, list[float]] = {}
-    stalls: list[float] = []
+    stalls: dict[str, dict[bool, list[float]]] = {
+        what: {False: [], True: []} for what in ("stall", "hold", "idle loop")
+    }
+    print(f"\nload of the machine before the transfers: {os.getloadavg()[0]:.1f}")
     with TemporaryDirectory() as folder, EmbeddedBroker() as broker:
         tmp = Path(folder)
         make_topics(broker.bootstrap, "bench")
@@ -240,19 +245,23 @@ def transfer(rows: int, rounds: int, files: int, size: int, viewers: int) -> Non
                     )
                     return files * size / (time.perf_counter() - begin) / 1e6
 
-                if turn % 2:
-                    # As open pages do: each asks for the overview once a second; a script now and then for the API.
-                    addresses = ("/",) * 8 + ("/api/v1/overview", "/api/v1/files")
-                    with Viewers(worker.url, addresses, viewers, pause=1.0) as crowd:
-                        rates[True].append(run())
-                    for address, found in crowd.times.items():
-                        times.setdefault(address, []).extend(found)
-                else:
-                    rates[False].append(run())
+                watched_now = bool(turn % 2)
+                with IdleLoop() as idle:
+                    if watched_now:
+                        # As open pages do: each asks for the overview once a second; a script now and then for the API.
+                        addresses = ("/",) * 8 + ("/api/v1/overview", "/api/v1/files")
+                        with Viewers(worker.url, addresses, viewers, pause=1.0) as crowd:
+                            rates[True].append(run())
+                        for address, found in crowd.times.items():
+                            times.setdefault(address, []).extend(found)
+                    else:
+                        rates[False].append(run())
                 used = worker.metric("process_cpu_seconds_total")
-                work[bool(turn % 2)].append(used - spent)
+                work[watched_now].append(used - spent)
                 spent = used
-                stalls.append(worker.metric("openmsi_streams_loop_stall_seconds"))
+                stalls["idle loop"][watched_now].append(idle.worst)
+                for what in ("stall", "hold"):
+                    stalls[what][watched_now].append(worker.metric(f"openmsi_streams_loop_{what}_seconds"))
                 done += files
     alone, watched = statistics.median(rates[False]), statistics.median(rates[True])
     print(f"transfer of {files} files of {size / 1e6:g} MB, {rounds} turns each, MB/s:")
@@ -271,8 +280,14 @@ def transfer(rows: int, rounds: int, files: int, size: int, viewers: int) -> Non
             f"  {address:<20} median {statistics.median(found) * 1e3:.1f} ms, "
             f"95 % {percentile(found, 0.95) * 1e3:.1f} ms, {len(found)} answers during the transfer"
         )
-    shown = [round(stall * 1e3) for stall in stalls]
-    print(f"  event loop: longest stall of the last minute after each turn, without and with viewers, ms: {shown}")
+    print(f"  load of the machine after them: {os.getloadavg()[0]:.1f}; event loop, each turn, ms:")
+    for what, explained in (
+        ("stall", "longest time in the last minute in which it was not free"),
+        ("hold", "the same without waiting for a processor"),
+        ("idle loop", "a loop without work in another process, meanwhile"),
+    ):
+        without, with_ = ([round(stall * 1e3) for stall in stalls[what][seen]] for seen in (False, True))
+        print(f"    {what:<10} without viewers {without}, with {with_}  ({explained})")
 
 
 def main() -> None:

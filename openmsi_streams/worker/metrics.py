@@ -133,6 +133,11 @@ LOOP_STALL = Gauge(
     "The longest time that the event loop was not free in the last minute.",
     registry=REGISTRY,
 )
+LOOP_HOLD = Gauge(
+    "openmsi_streams_loop_hold_seconds",
+    "The same without the time in which the loop's thread waited for a free processor (Linux).",
+    registry=REGISTRY,
+)
 VIEW_SECONDS = Histogram(
     "openmsi_streams_view_seconds",
     "Seconds to answer a request of the web views, by route.",

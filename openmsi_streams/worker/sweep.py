@@ -14,12 +14,13 @@ from openmsi_streams.chunks.reasons import Reason
 from openmsi_streams.chunks.topics import beside
 from openmsi_streams.config.settings import WorkerSettings
 from openmsi_streams.errors import BrokerError, StoreError
+from openmsi_streams.tables import rows as rw
 from openmsi_streams.tables.rows import Row, State
 from openmsi_streams.worker import metrics, quarantine
 from openmsi_streams.worker.deliver import Deliverer
 from openmsi_streams.worker.engine import Engine, replaced
 from openmsi_streams.worker.live import Live
-from openmsi_streams.worker.recover import Recovery
+from openmsi_streams.worker.recover import ROWS_A_TURN, Recovery
 
 log = logging.getLogger(__name__)
 
@@ -167,19 +168,25 @@ class Sweeper:
 
     async def _prune(self, now: float) -> None:
         engine = self.engine
-        for topic, partition in list(engine.lanes):
-            old = [
-                (file_id, row)
-                for file_id, row in engine.stored(topic, partition)
-                if prunable(row, now, engine.settings.worker) and file_id not in engine.live
-            ]
-            for file_id, row in old:
+        for (topic, partition), lane in list(engine.lanes.items()):
+            # By name, not along the table: no iterator stays open while the loop has other turns.
+            for count, file_id in enumerate(list(lane.known)):
+                if count % ROWS_A_TURN == 0:
+                    await asyncio.sleep(0)
+                if engine.lanes.get((topic, partition)) is not lane:
+                    break
                 key = file_id.encode("ascii")
+                value = engine.tables[topic].get(partition, key) if file_id not in engine.live else None
+                if value is None:
+                    continue
+                row = rw.decode(value)
+                if not prunable(row, now, engine.settings.worker):
+                    continue
                 await engine.publisher.send(beside(topic, "history"), key, quarantine.receipt_of(file_id, row, now))
-                if (topic, partition) not in engine.lanes:
+                if engine.lanes.get((topic, partition)) is not lane:
                     break
                 engine.tables[topic].delete(partition, key)
-                engine.lanes[(topic, partition)].known.discard(file_id)
+                lane.known.discard(file_id)
                 if engine.newest.get((topic, row.path), (None, ""))[1] == file_id:
                     del engine.newest[(topic, row.path)]
                 if engine.contents.get((topic, row.sha512[:16]), ("", ""))[1] == file_id:

@@ -401,6 +401,32 @@ def test_rows_of_delivered_files_leave_the_table_into_the_history(tmp_path: Path
     run(tmp_path, work)
 
 
+def test_looking_for_old_rows_does_not_hold_the_loop(tmp_path: Path) -> None:
+    """Others get a turn at least every 500 rows, however many there are."""
+
+    async def work(world: World) -> None:
+        world.send_file("a.dat", b"abc")
+        await world.quiet()
+        ((name, row),) = world.engine.items()
+        for number in range(2000):
+            world.engine.write(f"{number:032x}", row)
+        turns = 0
+
+        async def count() -> None:
+            nonlocal turns
+            while True:
+                await asyncio.sleep(0)
+                turns += 1
+
+        other = asyncio.create_task(count())
+        await world.sweeper._prune(world.now)
+        other.cancel()
+        assert turns >= 4 and len(world.engine.lanes[(TOPIC, row.partition)].known) == 2001
+        assert world.engine.row(name) == row
+
+    run(tmp_path, work)
+
+
 def test_if_quarantine_fails_the_worker_stops_and_the_offset_is_not_passed(tmp_path: Path) -> None:
     async def work(world: World) -> None:
         world.log.refuse.add(f"{TOPIC}.quarantine")
