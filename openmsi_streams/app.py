@@ -25,7 +25,7 @@ from openmsi_streams.tables.files import FilesTable
 from openmsi_streams.worker.after import Follower
 from openmsi_streams.worker.deliver import Deliverer
 from openmsi_streams.worker.engine import Engine
-from openmsi_streams.worker.fetching import shorten_waits
+from openmsi_streams.worker.fetching import adapt
 from openmsi_streams.worker.gate import Gate, SealingPublisher
 from openmsi_streams.worker.kafka import ClientPublisher
 from openmsi_streams.worker.ports import Publisher
@@ -97,7 +97,7 @@ def build(settings: Settings | None = None) -> Any:
         ensure_topics(settings, [topic], tables=table_names(topic))
     partitions = _partitions(settings, topics)
     app = _faust_app(settings, data)
-    shorten_waits(app)
+    adapt(app, settings, _fault)
 
     client = ClientPublisher(settings, _fault)
     gate = _gate(settings, topics)

@@ -1,19 +1,39 @@
-"""What Faust's consumer must do otherwise: wait for less, and begin at the beginning."""
+"""What Faust's consumer must do otherwise: fetch with librdkafka, wait for less, and begin at the beginning."""
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Callable
 from typing import Any
+
+from openmsi_streams.config import kafka
+from openmsi_streams.config.settings import Settings
 
 # Faust asks the broker to hold an empty fetch for 1.5 s, and requests on one connection are answered in order: the two
 # questions for offsets at every start and rebalance can wait behind such fetches, 3 s together.
 FETCH_WAIT_MS = 250
 
 
-def shorten_waits(app: Any) -> None:
-    """Make the consumer of this app wait ``FETCH_WAIT_MS`` at most; call it before the app starts."""
+def adapt(app: Any, settings: Settings, on_fault: Callable[[BaseException], None]) -> None:
+    """Change the consumer of this app; call it before the app starts. ``on_fault``: nothing comes any more."""
     from faust.transport.drivers import aiokafka as driver
 
+    from openmsi_streams.worker.feed import Feed
+
     class Thread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
+        _feed: Feed | None = None
+
+        async def on_start(self) -> None:
+            await super().on_start()
+            client = kafka.consumer(settings, **{"fetch.wait.max.ms": FETCH_WAIT_MS})
+            budget = settings.worker.memory_budget // 16
+            self._feed = Feed(self._ensure_consumer()._fetcher, self.thread_loop, client, budget, on_fault)
+
+        async def on_thread_stop(self) -> None:
+            if self._feed is not None:
+                await asyncio.get_running_loop().run_in_executor(None, self._feed.close)
+            await super().on_thread_stop()
+
         def _create_worker_consumer(self, transport: Any) -> Any:
             consumer = super()._create_worker_consumer(transport)
             # Faust has no setting for it; aiokafka hands it to its fetcher when it starts.
