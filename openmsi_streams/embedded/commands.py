@@ -65,7 +65,7 @@ def broker(port: int) -> None:
 def s3(port: int, buckets: tuple[str, ...], data: Path | None) -> None:
     """Run the embedded S3 server until Ctrl-C.
 
-    Without --data the objects go when it stops. The keys it prints are made anew at each start.
+    With --data its buckets and keys are there again at the next start; without, both go when it stops.
     """
     with until_stopped() as stop, EmbeddedS3(port=port, data=data) as server:
         click.echo(f"S3 server at {server.endpoint}")
@@ -73,4 +73,10 @@ def s3(port: int, buckets: tuple[str, ...], data: Path | None) -> None:
         click.echo(f"AWS_SECRET_ACCESS_KEY={server.secret_key}")
         for name in buckets:
             click.echo(f"bucket {server.make_bucket(name)}")
+        if buckets:
+            click.echo(
+                "For the settings file:\n\n"
+                f'[s3.main]\nbucket = "{buckets[0]}"\nendpoint = "{server.endpoint}"\n'
+                f'access_key_id = "{server.access_key}"\nsecret_access_key = "{server.secret_key}"\n'
+            )
         _stay(server, stop)

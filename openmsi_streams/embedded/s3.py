@@ -15,6 +15,8 @@ from pathlib import Path
 from openmsi_streams.embedded.server import EmbeddedServer
 from openmsi_streams.errors import ExtraMissing, UsageError
 
+# Beside the buckets; a bucket's name cannot begin with a dot.
+KEYS_FILE = ".keys"
 # What nanio calls an object while it is being written.
 _UNFINISHED = re.compile(r"\.tmp\.[0-9a-f]{32}")
 
@@ -37,13 +39,36 @@ def remove_leftovers(data: Path) -> int:
     return removed
 
 
+def kept_keys(data: Path, access_key: str, secret_key: str) -> tuple[str, str]:
+    """Return the keys that an earlier server with this folder had; if there are none, keep these for a later one.
+
+    Raises:
+        UsageError: the file of the keys cannot be read or is not one.
+    """
+    path = data / KEYS_FILE
+    try:
+        # Only its owner may read it, from its first moment on.
+        with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as file:
+            file.write(f"{access_key}\n{secret_key}\n")
+        return access_key, secret_key
+    except FileExistsError:
+        pass
+    try:
+        access, secret = path.read_text(encoding="utf-8").split()
+    except (OSError, ValueError):
+        raise UsageError(
+            f"{path} should hold the S3 server's two keys and cannot be used. Delete it; new keys are made then."
+        ) from None
+    return access, secret
+
+
 class EmbeddedS3(EmbeddedServer):
     """An S3 server that lives as long as the ``with`` block.
 
     Attributes:
         endpoint: its URL.
         access_key: the one user's access key.
-        secret_key: the one user's secret key, made anew for each server.
+        secret_key: the one user's secret key, made anew for each server; with ``data`` kept there in `KEYS_FILE`.
         data: folder that holds a folder per bucket.
     """
 
@@ -58,8 +83,7 @@ class EmbeddedS3(EmbeddedServer):
             data: folder for the buckets, kept after the end; None: a temporary one, removed at the end.
         """
         super().__init__(port=port)
-        self.access_key = f"embedded-{secrets.token_hex(6)}"
-        self.secret_key = secrets.token_urlsafe(32)
+        self.access_key, self.secret_key = f"embedded-{secrets.token_hex(6)}", secrets.token_urlsafe(32)
         self._wanted_data = data
         self.data = data or Path()
 
@@ -69,14 +93,16 @@ class EmbeddedS3(EmbeddedServer):
         return f"http://{self.address}"
 
     def command(self, folder: Path) -> list[str]:
-        """Return nanio's command line."""
+        """Return the command line of nanio with our uploads."""
         if find_spec("nanio") is None:
             raise ExtraMissing(self.what, "embedded", "nanio")
         self.data = self._wanted_data or folder / "buckets"
         self.data.mkdir(parents=True, exist_ok=True)
         remove_leftovers(self.data)
+        if self._wanted_data is not None:
+            self.access_key, self.secret_key = kept_keys(self.data, self.access_key, self.secret_key)
         return [
-            *(sys.executable, "-m", "nanio", "serve", "--no-access-log"),
+            *(sys.executable, "-m", "openmsi_streams.embedded.placed_s3", "serve", "--no-access-log"),
             *("--data-dir", str(self.data), "--region", self.region),
             *("--host", "127.0.0.1", "--port", str(self.port)),
         ]
