@@ -72,6 +72,9 @@ def _command(command: click.Command, parent: click.Context, path: str, level: in
         rows.append(f"| `{_cell(record[0])}` | {_cell(' '.join(record[1].split()))} |")
     if rows:
         lines += ["| option | meaning |", "| --- | --- |", *rows, ""]
+    if command.epilog:
+        # Tables of click's own making, such as exit codes.
+        lines += ["```text", command.epilog.replace("\b", "").strip(), "```", ""]
     if isinstance(command, click.Group):
         for name in command.list_commands(context):
             inner = command.get_command(context, name)

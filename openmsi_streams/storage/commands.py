@@ -34,7 +34,9 @@ BOOTSTRAP = click.option("--bootstrap", help="Broker addresses, host:port with c
 @click.option("--store", "names", multiple=True, metavar="NAME", help="Check only this store (disk or an S3 name).")
 @click.option("--deep", is_flag=True, help="Read and hash every byte, instead of comparing sizes and metadata.")
 @click.option("--source", type=click.Path(file_okay=False), help="Also compare a producer's folder with what arrived.")
-@click.option("--registry", type=click.Path(dir_okay=False), help="Also compare a producer's registry (registry.db).")
+@click.option(
+    "--registry", type=click.Path(dir_okay=False), help="Also compare a producer's registry (registry.sqlite3)."
+)
 @click.option("--all", "show_all", is_flag=True, help="List what is equal too.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def verify(

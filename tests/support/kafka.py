@@ -17,26 +17,27 @@ ANSWER_SECONDS = 30.0
 
 def make_topics(
     bootstrap: str,
-    topic: str,
+    topic: str | list[str],
     partitions: int = 3,
     also_internal: bool = True,
     *,
     config: dict[str, str] | None = None,
     replication: int = 1,
 ) -> list[str]:
-    """Create a chunk topic and, if wanted, its siblings, as `topics apply` does; topics that exist stay.
+    """Create a chunk topic (or several) and, if wanted, its siblings, as `topics apply` does; topics that exist stay.
 
-    ``config`` is set on the chunk topic. Returns the names of all.
+    ``config`` is set on the chunk topics. Returns the names of all.
     """
     settings = Settings(
         broker=BrokerSettings(bootstrap=bootstrap, connect_timeout=ANSWER_SECONDS),
         topic=TopicSettings(partitions=partitions, replication=replication),
     )
-    planned = plan(settings, [topic])
+    topics = [topic] if isinstance(topic, str) else topic
+    planned = plan(settings, topics)
     if not also_internal:
-        planned = [one for one in planned if one.name == topic]
+        planned = [one for one in planned if one.name in topics]
     if config:
-        planned = [replace(one, config={**one.config, **config}) if one.name == topic else one for one in planned]
+        planned = [replace(one, config={**one.config, **config}) if one.name in topics else one for one in planned]
     create(settings, planned)
     return [one.name for one in planned]
 

@@ -1,13 +1,12 @@
-"""The documentation is true: pages made from the code are its, links lead somewhere, examples can be run."""
+"""The documentation is true and whole: pages made from the code are its, nothing is left out, links lead somewhere."""
 
 from __future__ import annotations
 
+import ast
 import re
-import shlex
-import tomllib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import get_args
 
 import click
 import pytest
@@ -15,33 +14,22 @@ import pytest
 from openmsi_streams.chunks.reasons import Reason
 from openmsi_streams.chunks.topics import SUFFIXES
 from openmsi_streams.cli import COMMANDS, cli
-from openmsi_streams.config import Settings, describe, load, reference
+from openmsi_streams.config import describe, reference
+from openmsi_streams.errors import OpenMSIStreamsError
+from openmsi_streams.producers.registry import STATES
 from openmsi_streams.tables.rows import State
+from openmsi_streams.web.shots import CLASSES
+from tests.support.doc_blocks import PAGES, ROOT, without_blocks
 
-ROOT = Path(__file__).parents[3]
 DOCS = ROOT / "docs"
-PAGES = sorted([*DOCS.glob("*.md"), *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "SECURITY.md"))])
-FENCE = re.compile(r"^( *)```(\w*)[^\n]*\n(.*?)^\1```", re.MULTILINE | re.DOTALL)
+PACKAGE = ROOT / "openmsi_streams"
 LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
-
-
-def prose(text: str) -> str:
-    return FENCE.sub("", text)
-
-
-def fences(*languages: str) -> Iterator[Any]:
-    for page in PAGES:
-        for number, match in enumerate(FENCE.finditer(page.read_text(encoding="utf-8"))):
-            if match[2] in languages:
-                indent = match[1]
-                text = "\n".join(line.removeprefix(indent) for line in match[3].splitlines())
-                yield pytest.param(page, text, id=f"{page.name}-{number}")
 
 
 def anchors(page: Path) -> set[str]:
     """Return the anchors of a page's headings, as GitHub makes them."""
     found = set()
-    for heading in re.findall(r"^#{1,6} (.+)$", prose(page.read_text(encoding="utf-8")), re.MULTILINE):
+    for heading in re.findall(r"^#{1,6} (.+)$", without_blocks(page.read_text(encoding="utf-8")), re.MULTILINE):
         text = re.sub(r"[`*]", "", re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", heading)).lower()
         found.add(re.sub(r"[^\w\- ]", "", text).strip().replace(" ", "-"))
     return found
@@ -64,16 +52,115 @@ def test_every_setting_is_documented() -> None:
         assert part and not missing, (section.name, missing)
 
 
-def test_every_command_and_option_is_documented() -> None:
-    page = (DOCS / "cli.md").read_text(encoding="utf-8")
+def every_command(command: click.Command, path: str, parent: click.Context) -> Iterator[tuple[str, click.Command]]:
+    """Yield a command and all below it, each with its path."""
+    yield path, command
+    if isinstance(command, click.Group):
+        context = click.Context(command, info_name=path, parent=parent)
+        for name in command.list_commands(context):
+            inner = command.get_command(context, name)
+            assert inner is not None
+            yield from every_command(inner, f"{path} {name}", context)
+
+
+def all_commands() -> Iterator[tuple[str, click.Command]]:
     with click.Context(cli, info_name="openmsi-streams") as context:
         for name in COMMANDS:
-            assert f"## openmsi-streams {name}\n" in page, f"run `make docs`: {name}"
             command = cli.get_command(context, name)
             assert command is not None
-            for parameter in command.params:
-                if isinstance(parameter, click.Option) and not parameter.hidden and "--help" not in parameter.opts:
-                    assert parameter.opts[0] in page, f"{name} {parameter.opts[0]}"
+            yield from every_command(command, f"openmsi-streams {name}", context)
+
+
+def test_every_command_and_every_spelling_of_an_option_is_documented_with_a_meaning() -> None:
+    page = (DOCS / "cli.md").read_text(encoding="utf-8")
+    for path, command in all_commands():
+        _, found, rest = page.partition(f"# {path}\n")
+        assert found and command.help, f"{path}: give it a docstring, then run `make docs`"
+        assert (command.epilog or "").replace("\b", "").strip() in rest, path
+        part = re.split(r"^#+ ", rest, maxsplit=1, flags=re.MULTILINE)[0]
+        for parameter in command.params:
+            if isinstance(parameter, click.Option) and not parameter.hidden and "--help" not in parameter.opts:
+                assert parameter.help, f"{path} {parameter.opts[0]} has no help"
+                for spelling in (*parameter.opts, *parameter.secondary_opts):
+                    assert re.search(rf"{re.escape(spelling)}(?![\w-])", part), f"{path} {spelling}"
+
+
+def test_hidden_options_are_those_of_openmsistream_and_the_root_of_services() -> None:
+    """`hidden=True` is no way around documentation."""
+    hidden = {
+        (path, option)
+        for path, command in all_commands()
+        for parameter in command.params
+        if isinstance(parameter, click.Option) and parameter.hidden
+        for option in parameter.opts
+    }
+    moving = (DOCS / "migration.md").read_text(encoding="utf-8")
+    own = {(path, option) for path, option in hidden if f"`{option}`" not in moving}
+    assert all(path.startswith("openmsi-streams service ") and option == "--root" for path, option in own), own
+    assert not [path for path, command in all_commands() if command.hidden]
+
+
+def test_every_setting_says_what_it_means() -> None:
+    assert [one.dotted for one in describe.every() if not one.meaning] == []
+    assert [one.name for one in describe.sections() if not one.meaning] == []
+
+
+def test_every_variable_of_the_environment_is_documented() -> None:
+    pages = "".join(path.read_text(encoding="utf-8") for path in PAGES)
+    for path in PACKAGE.rglob("*.py"):
+        for name in re.findall(r"\bOPENMSI_[A-Z]+(?:_[A-Z]+)*\b", path.read_text(encoding="utf-8")):
+            assert re.search(rf"\b{name}\b", pages), f"{path.name}: {name}"
+
+
+def every_error(kind: type[OpenMSIStreamsError]) -> Iterator[type[OpenMSIStreamsError]]:
+    yield kind
+    for inner in kind.__subclasses__():
+        yield from every_error(inner)
+
+
+def constants(path: Path, calls: set[str]) -> set[int]:
+    """Return the whole numbers that a module gives to calls of these names, directly or in a choice."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Call) and ast.unparse(node.func).rpartition(".")[2] in calls:
+            for given in (*node.args, *(one.value for one in node.keywords if one.arg in ("status", "code"))):
+                choices = (given.body, given.orelse) if isinstance(given, ast.IfExp) else (given,)
+                found |= {one.value for one in choices if isinstance(one, ast.Constant) and type(one.value) is int}
+    return found
+
+
+def test_every_exit_code_is_documented() -> None:
+    page = (DOCS / "troubleshooting.md").read_text(encoding="utf-8").partition("Start here")[0]
+    found = {kind.exit_code for kind in every_error(OpenMSIStreamsError)} | {click.UsageError.exit_code}
+    for path in PACKAGE.rglob("*.py"):
+        found |= constants(path, {"exit", "SystemExit", "Exit"})
+    # `status` returns its own; its help lists them.
+    listed = dict(all_commands())["openmsi-streams status"].epilog or ""
+    found |= {int(code) for code in re.findall(r"^ *(\d)  ", listed, re.MULTILINE)}
+    assert {0, 1, 2, 3, 4, 5, 130} <= found <= {int(code) for code in re.findall(r"\b\d+\b", page)}, found
+
+
+def test_every_status_of_the_api_is_documented() -> None:
+    page = (DOCS / "api.md").read_text(encoding="utf-8").partition("## Addresses")[0]
+    found = set()
+    for path in (PACKAGE / "web").glob("*.py"):
+        found |= {code for code in constants(path, {"Problem", "json_response"}) if 400 <= code < 600}
+    told = {int(code) for code in re.findall(r"\b([45]\d\d)(?=:)", page)}
+    assert {400, 401, 404, 409, 503} <= found <= told, found - told
+
+
+def test_words_that_programs_read_are_documented() -> None:
+    """States of the producer, conditions of its state file, results of `verify`, classes of shots."""
+    from openmsi_streams.storage.compare import Status
+
+    pages = {path.name: path.read_text(encoding="utf-8") for path in PAGES}
+    assert [one for one in STATES if f"| `{one}` |" not in pages["instrument-pc.md"]] == []
+    source = (PACKAGE / "producers/report.py").read_text(encoding="utf-8")
+    conditions = set(re.findall(r'condition = "([^"]+)"', source))
+    assert {"ok", "broker away"} <= conditions
+    assert [one for one in conditions if f"`{one}`" not in pages["instrument-pc.md"]] == []
+    assert [one for one in get_args(Status) if f"| {one} |" not in pages["s3.md"]] == []
+    assert [one for one in CLASSES if f"`{one}`" not in pages["api.md"]] == []
 
 
 def test_every_suffix_state_and_reason_is_documented() -> None:
@@ -104,7 +191,7 @@ def test_the_guide_leads_to_every_page() -> None:
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_links_lead_somewhere(page: Path) -> None:
-    for link in LINK.findall(prose(page.read_text(encoding="utf-8"))):
+    for link in LINK.findall(without_blocks(page.read_text(encoding="utf-8"))):
         if link.startswith(("http://", "https://", "mailto:")):
             continue
         name, _, anchor = link.partition("#")
@@ -112,87 +199,6 @@ def test_links_lead_somewhere(page: Path) -> None:
         assert target.exists(), f"{page.name}: {link}"
         if anchor:
             assert anchor in anchors(target), f"{page.name}: {link}"
-
-
-# -- examples --------------------------------------------------------------------------------------------------------
-
-
-def commands(text: str) -> Iterator[list[str]]:
-    """Yield the words of each call of openmsi-streams in a block; comments and continued lines are understood."""
-    for line in re.sub(r"\\\n", " ", text).splitlines():
-        line = re.sub(r"\s+#.*$", "", line.strip().removeprefix("$ "))
-        for part in line.split(" && "):
-            part = part.split(" | ")[0].strip()
-            if part.startswith("openmsi-streams "):
-                # Windows paths: a backslash is one.
-                yield shlex.split(part.replace("\\", "\\\\"))[1:]
-
-
-def parsed(words: list[str]) -> None:
-    """Parse a command line as click does, without running it. Raises click.UsageError."""
-    context, command = click.Context(cli, info_name="openmsi-streams"), cli.get_command(click.Context(cli), words[0])
-    assert command is not None, f"no command {words[0]!r}"
-    rest = words[1:]
-    while isinstance(command, click.Group):
-        parser_context = click.Context(command, info_name=words[0], parent=context)
-        assert rest, f"{words}: which of {command.list_commands(parser_context)}?"
-        inner = command.get_command(parser_context, rest[0])
-        assert inner is not None, f"no command {' '.join(words)!r}"
-        command, context, rest = inner, parser_context, rest[1:]
-    own = click.Context(command, info_name=words[0], parent=context)
-    # Files of examples do not exist; only names of options and numbers of arguments are looked at.
-    options, left, order = command.make_parser(own).parse_args(list(rest))
-    wanted = [one for one in order if isinstance(one, click.Argument)]
-    needed = sum(one.required for one in command.params if isinstance(one, click.Argument))
-    given = sum(bool(options.get(one.name or "")) for one in wanted)
-    assert given >= needed and not left, f"{' '.join(words)}: arguments"
-
-
-@pytest.mark.parametrize(("page", "text"), fences("sh", "bash", "console", "text", "powershell", ""))
-def test_commands_in_examples_exist_with_their_options(page: Path, text: str) -> None:
-    if page.name == "cli.md" and "[OPTIONS]" in text:
-        return
-    for words in commands(text):
-        if any(word in words for word in ("...", "--help", "--version")) or words[0].isupper():
-            continue
-        try:
-            parsed(words)
-        except click.ClickException as error:
-            pytest.fail(f"{page.name}: openmsi-streams {' '.join(words)}: {error.format_message()}")
-
-
-@pytest.mark.parametrize(("page", "text"), fences("toml"))
-def test_settings_in_examples_are_settings(page: Path, text: str, tmp_path: Path) -> None:
-    told = tomllib.loads(text)
-    sections = set(Settings.__struct_fields__)
-    if not set(told) <= sections:
-        # A mapping file of GEMD, or something else in TOML.
-        return
-    gemd = told.get("gemd", {})
-    if set(gemd) - {"enabled", "mapping"}:
-        return
-    path = tmp_path / "example.toml"
-    path.write_text(text, encoding="utf-8")
-    names = set(re.findall(r'"\$(\w+)"', text))
-    text = re.sub(r'"@[^"]*"', '"a-secret-from-a-file"', text)
-    path.write_text(text, encoding="utf-8")
-    load(path, environment=dict.fromkeys(names, "value"))
-
-
-@pytest.mark.parametrize(("page", "text"), fences("python"))
-def test_python_in_examples_compiles_and_the_processors_page_runs(
-    page: Path, text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    code = compile(text, page.name, "exec")
-    if page.name == "processors.md":
-        monkeypatch.chdir(tmp_path)
-        namespace: dict[str, Any] = {"__name__": "mylab.xrd"}
-        exec(code, namespace)
-        if "lines" in namespace:
-            from openmsi_streams.processors.testing import try_processor
-
-            tried = try_processor(namespace["lines"], b"a\nb\n", name="a.csv", topic="xrd", folder=tmp_path)
-            assert tried.json == {"lines": 2} and "a.csv.summary.txt" in tried.files
 
 
 def test_nothing_of_the_workplace_is_in_a_page() -> None:
