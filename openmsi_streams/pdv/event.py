@@ -19,7 +19,7 @@ from openmsi_streams.pdv.spectral import (
     refine_carrier,
 )
 from openmsi_streams.pdv.trace import BoolArray, ComplexArray, FloatArray
-from openmsi_streams.pdv.tracking import Tracked, ridge, slope_noise, slope_velocity, track
+from openmsi_streams.pdv.tracking import Tracked, ridge, slope_noise, slope_velocity, slow_mean, track
 
 # No free surface moves faster in a laboratory; it bounds the band that is searched.
 FASTEST = 8000.0
@@ -56,6 +56,8 @@ class Event(msgspec.Struct):
     baseline: tuple[float, float]
     top_frequency: float
     flags: list[str]
+    walk_width: float = 0.0
+    """Above this time (s, standard deviation) the walk of the laser's phase was taken out; 0: not at all."""
 
     @property
     def t(self) -> FloatArray:
@@ -121,13 +123,20 @@ def locate(volts: FloatArray, start: float, dt: float, to_velocity: float) -> Ev
     if high >= start + dt * (volts.size - 2) and last + 15e-9 >= high:
         flags.append("event_cut_off") if last - first < 60e-9 else None
     tracked, onset = _follow(window, first, min(last, high), top, noise, rest)
+    walk_width = 0.0
+    if top > FAST and fine.diffusion > 0:
+        window, walk_width = _steadied(tracked, onset, min(last, high), fine.diffusion, noise)
+        still = (window.t > quiet[1] - 40e-9) & (window.t < quiet[1])
+        if walk_width and still.any():
+            rest = complex(window.z[still].mean())
+            tracked, onset = _follow(window, first, min(last, high), top, noise, rest)
     amplitude = max(float(np.median(tracked.amplitude[tracked.band.t > onset])), 1e-30)
     kernel = _kernel(noise, amplitude, band.dt, to_velocity, top)
     v = slope_velocity(tracked, kernel, to_velocity)
     sigma = _sigma(tracked, kernel, noise, fine, to_velocity)
     return Event(
         spectrum, fine, tracked, v, sigma, kernel, onset, min(last, high), noise, to_velocity, abs(rest),
-        float(np.median(np.abs(tracked.carrier))), quiet, top, flags,
+        float(np.median(np.abs(tracked.carrier))), quiet, top, flags, walk_width,
     )  # fmt: skip
 
 
@@ -260,12 +269,47 @@ def _follow(window: Band, first: float, last: float, top: float, noise: float, r
     return tracked, _rough_onset(tracked, first, last)
 
 
-def _running_carrier(window: Band, after: BoolArray, slow: float) -> ComplexArray:
-    from openmsi_streams.pdv.tracking import _slow_mean
+def _steadied(
+    tracked: Tracked, onset: float, last: float, diffusion: float, noise: float
+) -> tuple[Band, float]:  # fmt: skip
+    """(the window turned back by the walk of the laser's phase, standard deviation in s of the smoothing used).
 
+    Light that moved and light that did not come from one laser, so the carrier beside the moving light shows the walk
+    that both share. Smoothing over w leaves N / (2 sqrt(pi) w) of the white noise N (rad^2 s) and adds the walk within
+    w; the best w is near sqrt(N / q) for a diffusion q, unless the moving light asks for more to stay apart. The width
+    is 0 where nothing is gained.
+    """
+    band = tracked.band
+    t, z, dt = band.t, band.z, band.dt
+    before, after = t < onset - 2e-9, (t > onset + 2e-9) & (t < last)
+    if before.sum() < 16 or after.sum() < 16:
+        return band, 0.0
+    strength = float(np.median(np.abs(tracked.carrier[after])))
+    white = noise / 2 / max(strength, 1e-30) ** 2 * dt
+    slowest = float(np.percentile(tracked.frequency[after], 10))
+    width = max(math.sqrt(white / diffusion), 0.6 / max(slowest, 1e6))
+    at_rest = abs(complex(z[before][-round(20e-9 / dt) :].mean()))
+    # A resting phasor that target and carrier nearly cancel has no steady phase.
+    if width > 6e-9 or at_rest < 0.3 * strength:
+        return band, 0.0
+    left = z - tracked.amplitude * np.exp(1j * tracked.phase)
+    # The moving light is taken away first, so that what the smoothing still lets through is second to it.
+    apart = after & (tracked.frequency > 0.35 / width)
+    if apart.sum() * dt < 10 * width:
+        return band, 0.0
+    inside = t[apart]
+    moving = slow_mean(left, apart.astype(np.float64), dt, width, inside[0] - t[0], inside[-1] - t[0])
+    resting = slow_mean(z, before.astype(np.float64), dt, width, 0.0, float(t[before][-1] - t[0]))
+    # The two phasors differ by the target's own at rest; the walk itself does not jump.
+    a, b = np.unwrap(np.angle(resting)), np.unwrap(np.angle(moving))
+    walk = np.where(t < onset, a - a[before][-1], b - b[apart][0])
+    return Band(z * np.exp(-1j * walk), band.start, dt, band.lowest), width
+
+
+def _running_carrier(window: Band, after: BoolArray, slow: float) -> ComplexArray:
     t = window.t
     inside = t[after]
-    return _slow_mean(window.z, after.astype(np.float64), window.dt, slow, inside[0] - t[0], inside[-1] - t[0])
+    return slow_mean(window.z, after.astype(np.float64), window.dt, slow, inside[0] - t[0], inside[-1] - t[0])
 
 
 def _rough_onset(tracked: Tracked, first: float, last: float) -> float:

@@ -14,7 +14,7 @@ import msgspec
 import numpy as np
 
 from openmsi_streams.pdv.event import Event
-from openmsi_streams.pdv.fits import MOST_ROUNDED, Polyline, Window, fit
+from openmsi_streams.pdv.fits import MOST_ROUNDED, Polyline, Window, fit, window_of
 from openmsi_streams.pdv.trace import FloatArray
 
 # Corners of free-surface histories of metals are rounded by some tenths of ns, within a factor of two or so. The prior
@@ -161,9 +161,10 @@ def window(event: Event, low: float, high: float) -> Window | None:
     tracked = event.tracked
     # The carrier is an average over some 20 ns; what stays of it is that average's noise and a little of the target.
     slack = 0.003 * event.carrier_amplitude + 1.5 * math.sqrt(event.noise * tracked.band.dt / 60e-9)
-    return Window(
+    return window_of(
         t[chosen], tracked.y[chosen], tracked.phase[chosen], tracked.amplitude[chosen],
-        2 * math.pi * 1e-9 / event.to_velocity, event.noise, event.carrier.diffusion * 1e-9, slack,
+        scale=2 * math.pi * 1e-9 / event.to_velocity, noise=event.noise, walk=event.carrier.diffusion * 1e-9,
+        walk_width=event.walk_width * 1e9, carrier_slack=slack,
     )  # fmt: skip
 
 

@@ -27,7 +27,8 @@ class Window(msgspec.Struct):
     """The data of a fit: times (ns), the moving light y, its amplitude, the tracked phase, and the noise of y.
 
     ``carrier_slack`` is the standard deviation of what is left of the carrier in y.
-    ``noise`` is the mean of |noise of y|^2 per sample; ``walk`` the diffusion of the laser's phase, rad^2 per ns.
+    ``noise`` is the mean of |noise of y|^2 per sample; ``walk`` the diffusion of the laser's phase, rad^2 per ns, of
+    which only what is quicker than ``walk_width`` (ns) is left, where that is not 0.
     """
 
     t: FloatArray
@@ -38,10 +39,32 @@ class Window(msgspec.Struct):
     noise: float
     walk: float
     carrier_slack: float
+    walk_width: float
+    amplitude_kernel: FloatArray
+    amplitude_norm: FloatArray
+
+
+# Width (standard deviation, ns) over which the amplitude of the moving light is taken for smooth.
+_AMPLITUDE_WIDTH = 1.2
+
+
+def window_of(
+    t: FloatArray, y: ComplexArray, phase: FloatArray, amplitude: FloatArray, *, scale: float, noise: float,
+    walk: float, walk_width: float, carrier_slack: float,
+) -> Window:  # fmt: skip
+    """A window of these data; see `Window`."""
+    dt = float(t[1] - t[0])
+    reach = min(max(1, round(4 * _AMPLITUDE_WIDTH / dt)), (t.size - 1) // 2)
+    kernel = np.exp(-0.5 * (dt * np.arange(-reach, reach + 1) / _AMPLITUDE_WIDTH) ** 2)
+    norm = np.convolve(np.ones(t.size), kernel, "same")
+    return Window(t, y, phase, amplitude, scale, noise, walk, carrier_slack, walk_width, kernel, norm)
 
 
 class Polyline(msgspec.Struct):
-    """A model and its fit. ``cov`` is over [psi0, knots..., levels...] (zero where a parameter is held)."""
+    """A model and its fit. ``cov`` is over [psi0, knots..., levels...] (zero where a parameter is held).
+
+    A first or last knot that is held is where the window ends, no corner: the line goes straight on beyond it.
+    """
 
     knots: FloatArray
     levels: FloatArray
@@ -69,16 +92,29 @@ class Polyline(msgspec.Struct):
             free_sigma=self.free_sigma, tied=self.tied,
         )  # fmt: skip
 
+    def corners(self, t: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
+        """(S, R, I) of `kinematics.rounded` at times in ns for every knot, shape (K, n); an end has no rounding."""
+        u = t - self.knots[:, None]
+        first, last = (0 if self.free_knots[0] else 1), u.shape[0] - (0 if self.free_knots[-1] else 1)
+        steps, ramps, areas = rounded(u[first:last], self.sigma)
+        if last - first == u.shape[0]:
+            return steps, ramps, areas
+        out = np.zeros((3, *u.shape))
+        out[0, first:last], out[1, first:last], out[2, first:last] = steps, ramps, areas
+        if first:
+            out[1, 0] = u[0]
+            out[2, 0] = 0.5 * u[0] * u[0]
+        return out[0], out[1], out[2]
+
     def velocity(self, t: FloatArray) -> FloatArray:
         """Velocity of the model, m/s, at times in ns."""
-        ramps = rounded(t[None, :] - self.knots[:, None], self.sigma)[1]
-        return np.asarray(self.levels[0] + slope_changes(self.knots, self.levels) @ ramps)
+        return np.asarray(self.levels[0] + slope_changes(self.knots, self.levels) @ self.corners(t)[1])
 
     def gradient(self, t: float) -> FloatArray:
         """Derivative of the velocity at one time (ns) by [psi0, knots..., levels...]."""
-        steps, ramps, _ = rounded(t - self.knots, self.sigma)
-        gaps = np.diff(self.knots)
-        slopes = np.diff(self.levels) / gaps
+        steps, ramps = (part[:, 0] for part in self.corners(np.array([t]))[:2])
+        gaps = self.knots[1:] - self.knots[:-1]
+        slopes = (self.levels[1:] - self.levels[:-1]) / gaps
         change = slope_changes(self.knots, self.levels)
         by_slope = (ramps[:-1] - ramps[1:]) / gaps
         count = self.knots.size
@@ -99,15 +135,16 @@ class Polyline(msgspec.Struct):
 
     def extreme(self, low: float, high: float, sign: float) -> tuple[float, float]:
         """(time, velocity) of the largest (sign 1) or smallest (sign -1) velocity between two times (ns)."""
-        t = v = np.zeros(0)
-        k = 0
-        for _ in range(3):
-            t = np.linspace(low, high, 121)
-            v = self.velocity(t)
-            k = int(np.argmax(sign * v))
-            step = t[1] - t[0]
-            low, high = max(low, t[k] - step), min(high, t[k] + step)
-        return float(t[k]), float(v[k])
+        # A sharp extreme is a corner, a rounded one lies near one.
+        t = np.concatenate([np.linspace(low, high, 81), self.knots[(self.knots > low) & (self.knots < high)]])
+        v = self.velocity(t)
+        k = int(np.argmax(sign * v))
+        step = (high - low) / 80
+        fine = np.linspace(max(low, t[k] - step), min(high, t[k] + step), 61)
+        fine[30] = t[k]
+        v = self.velocity(fine)
+        k = int(np.argmax(sign * v))
+        return float(fine[k]), float(v[k])
 
 
 class _Shape(msgspec.Struct):
@@ -121,7 +158,7 @@ class _Shape(msgspec.Struct):
 
 
 def _shape(model: Polyline, t: FloatArray) -> _Shape:
-    steps, ramps, areas = rounded(t[None, :] - model.knots[:, None], model.sigma)
+    steps, ramps, areas = model.corners(t)
     change = slope_changes(model.knots, model.levels)
     return _Shape(model.levels[0] * (t - model.knots[0]) + change @ areas, steps, ramps, areas, change)
 
@@ -130,30 +167,23 @@ def _derivatives(model: Polyline, shape: _Shape, t: FloatArray) -> FloatArray:
     """Derivatives of the displacement (nm) by every knot, every level and sigma: shape (2 K + 1, n)."""
     knots, levels = model.knots, model.levels
     count = knots.size
-    gaps = np.diff(knots)
-    slopes = np.diff(levels) / gaps
+    gaps = knots[1:] - knots[:-1]
+    slopes = (levels[1:] - levels[:-1]) / gaps
     # change_k = slope_k - slope_(k-1), slope_j = (level_(j+1) - level_j) / gap_j
     by_slope = (shape.areas[:-1] - shape.areas[1:]) / gaps[:, None]
-    out = np.zeros((2 * count + 1, t.size))
-    out[:count] = -shape.change[:, None] * shape.ramps
+    by_gap = slopes[:, None] * by_slope
+    out = np.empty((2 * count + 1, t.size))
+    np.multiply(shape.ramps, -shape.change[:, None], out=out[:count])
     out[0] -= levels[0]
-    out[: count - 1] += slopes[:, None] * by_slope
-    out[1:count] -= slopes[:, None] * by_slope
+    out[: count - 1] += by_gap
+    out[1:count] -= by_gap
+    out[count] = t - knots[0]
+    out[count + 1 : 2 * count] = 0.0
     out[count : 2 * count - 1] -= by_slope
-    out[count + 1 : 2 * count] += by_slope
-    out[count] += t - knots[0]
+    out[2 * count - 1] = by_slope[-1]
+    out[count + 1 : 2 * count - 1] += by_slope[:-1]
     out[-1] = model.sigma * (shape.change @ shape.steps)
     return out
-
-
-def _smooth(values: FloatArray, dt: float, width: float) -> FloatArray:
-    reach = max(1, round(4 * width / dt))
-    x = dt * np.arange(-reach, reach + 1)
-    kernel = np.exp(-0.5 * (x / width) ** 2)
-    if values.size < kernel.size:
-        return np.full_like(values, float(values.mean()))
-    top = np.convolve(values, kernel, "same")
-    return np.asarray(top / np.convolve(np.ones_like(values), kernel, "same"))
 
 
 def fit(model: Polyline, window: Window, *, rounds: int = 25, coarse: bool = True) -> Polyline:
@@ -170,110 +200,117 @@ def fit(model: Polyline, window: Window, *, rounds: int = 25, coarse: bool = Tru
     return _descend(current, window, rounds, by_phase=False)
 
 
-def _residual(
-    model: Polyline, window: Window, slack: FloatArray, by_phase: bool, want_jacobian: bool
-) -> tuple[FloatArray, FloatArray, FloatArray]:
-    """(residual, Jacobian over [psi0, free knots, free levels, slack], amplitude)."""
+class _Point(msgspec.Struct):
+    """A model with what its residual was made of, so that its Jacobian need not begin anew."""
+
+    model: Polyline
+    slack: FloatArray
+    shape: _Shape
+    residual: FloatArray
+    turn: ComplexArray | None
+    in_phase: FloatArray
+    cost: float
+
+
+def _point(model: Polyline, slack: FloatArray, window: Window, by_phase: bool, stiffness: float) -> _Point:
+    """Residual and cost of a model; ``stiffness`` is the weight of the carrier's slack."""
     shape = _shape(model, window.t)
     psi = model.psi0 + window.scale * shape.displacement
-    by = np.empty((0, 0))
-    free = np.zeros(0, dtype=bool)
-    if want_jacobian:
-        by = _derivatives(model, shape, window.t)
-        if model.tied >= 0:
-            by[model.knots.size + model.tied] += by[model.knots.size + model.tied + 1]
-        free = np.concatenate([model.free_knots, model.free_levels, [model.free_sigma]])
     if by_phase:
-        amplitude = window.amplitude
-        residual = amplitude * (window.phase - psi)
+        limit = np.maximum(window.amplitude, 1e-30)
+        residual = window.amplitude * (window.phase - psi)
+        size = np.abs(residual)
         # One slipped fringe must not rule the fit: beyond a radian the pull grows no more.
-        limit = np.maximum(amplitude, 1e-30)
-        residual = np.where(
-            np.abs(residual) > limit,
-            np.sign(residual) * np.sqrt(limit * np.maximum(2 * np.abs(residual) - limit, 0.0)),
-            residual,
-        )
-        jacobian = -amplitude * np.vstack([np.ones_like(window.t), window.scale * by[free]]) if want_jacobian else by
-        return residual, jacobian, amplitude
+        far = size > limit
+        if far.any():
+            pulled = np.sign(residual) * np.sqrt(limit * np.maximum(2 * size - limit, 0.0))
+            residual = np.where(far, pulled, residual)
+        return _Point(model, slack, shape, residual, None, residual, float(residual @ residual))
     turn = np.exp(-1j * psi)
     y = (window.y - (slack[0] + 1j * slack[1])) * turn
-    residual = y.imag
-    if not want_jacobian:
-        return residual, by, residual
-    dt = float(window.t[1] - window.t[0])
-    amplitude = _smooth(y.real, dt, 1.2)
-    rows = [-amplitude[None, :], -amplitude * window.scale * by[free], -turn.imag[None, :], -turn.real[None, :]]
-    jacobian = np.vstack(rows)
-    return residual, jacobian, amplitude
+    residual = y.imag.copy()
+    cost = float(residual @ residual) + stiffness * float(slack @ slack)
+    return _Point(model, slack, shape, residual, turn, y.real, cost)
+
+
+def _system(point: _Point, window: Window, stiffness: float) -> tuple[FloatArray, FloatArray, FloatArray]:
+    """(normal matrix, gradient, Jacobian) over [psi0, free knots, free levels, free sigma, slack]."""
+    model = point.model
+    by = _derivatives(model, point.shape, window.t)
+    if model.tied >= 0:
+        by[model.knots.size + model.tied] += by[model.knots.size + model.tied + 1]
+    by = by[np.concatenate([model.free_knots, model.free_levels, [model.free_sigma]])]
+    amplitude = window.amplitude
+    if point.turn is not None:
+        amplitude = np.convolve(point.in_phase, window.amplitude_kernel, "same") / window.amplitude_norm
+    count = by.shape[0]
+    jacobian = np.empty((count + (1 if point.turn is None else 3), window.t.size))
+    jacobian[0] = -amplitude
+    np.multiply(by, -window.scale * amplitude, out=jacobian[1 : 1 + count])
+    if point.turn is not None:
+        jacobian[-2], jacobian[-1] = -point.turn.imag, -point.turn.real
+    normal = jacobian @ jacobian.T
+    gradient = jacobian @ point.residual
+    if point.turn is not None:
+        last = np.arange(-2, 0)
+        normal[last, last] += stiffness
+        gradient[last] += stiffness * point.slack
+    return normal, gradient, jacobian
 
 
 def _descend(model: Polyline, window: Window, rounds: int, by_phase: bool) -> Polyline:
-    prior = np.full(2, window.carrier_slack)
-    slack = np.zeros(prior.size)
     sigma2 = max(window.noise / 2, 1e-30)
+    stiffness = sigma2 / window.carrier_slack**2
     damping = 1e-3
     count = model.knots.size
-
-    def cost(candidate: Polyline, s: FloatArray) -> float:
-        r, _, _ = _residual(candidate, window, s, by_phase, False)
-        return float(r @ r) + (0.0 if by_phase else sigma2 * float(np.sum((s / prior) ** 2)))
-
-    def system(candidate: Polyline, s: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
-        r, jac, _ = _residual(candidate, window, s, by_phase, True)
-        normal = jac @ jac.T
-        gradient = jac @ r
-        if not by_phase:
-            last = np.arange(-s.size, 0)
-            normal[last, last] += sigma2 / prior**2
-            gradient[last] += sigma2 / prior**2 * s
-        return normal, gradient, jac
-
-    best = cost(model, slack)
-    normal, gradient, jac = system(model, slack)
+    knots_end = 1 + int(model.free_knots.sum())
+    levels_end = knots_end + int(model.free_levels.sum())
+    best = _point(model, np.zeros(2), window, by_phase, stiffness)
+    normal, gradient, jac = _system(best, window, stiffness)
     for _ in range(rounds):
-        step = _solve(normal + damping * np.diag(np.diag(normal)), -gradient)
-        trial = model.copy()
+        step = _solve(normal, damping, gradient)
+        trial = best.model.copy()
         trial.psi0 += float(step[0])
-        at = 1
-        trial.knots[model.free_knots] += step[at : at + int(model.free_knots.sum())]
-        at += int(model.free_knots.sum())
-        trial.levels[model.free_levels] += step[at : at + int(model.free_levels.sum())]
+        trial.knots[model.free_knots] += step[1:knots_end]
+        trial.levels[model.free_levels] += step[knots_end:levels_end]
         if model.tied >= 0:
             trial.levels[model.tied + 1] = trial.levels[model.tied]
-        at += int(model.free_levels.sum())
         if model.free_sigma:
-            trial.sigma = abs(trial.sigma + float(np.clip(step[at], -0.5, 0.5)))
-            if trial.sigma < 0.02:
-                trial.sigma = 0.02
-        s = slack if by_phase else slack + step[-slack.size :]
-        if trial.sigma > MOST_ROUNDED:
-            trial.sigma = MOST_ROUNDED
-        if np.any(np.diff(trial.knots) < CLOSEST) or not np.isfinite(step).all():
+            moved = abs(trial.sigma + min(max(float(step[levels_end]), -0.5), 0.5))
+            trial.sigma = min(max(moved, 0.02), MOST_ROUNDED)
+        if not np.isfinite(step).all() or (trial.knots[1:] - trial.knots[:-1]).min() < CLOSEST:
             damping *= 8
             if damping > 1e8:
                 break
             continue
-        value = cost(trial, s)
-        if value < best:
-            gain = best - value
-            model, slack, best = trial, s, value
+        tried = _point(trial, best.slack if by_phase else best.slack + step[-2:], window, by_phase, stiffness)
+        if tried.cost < best.cost:
+            gain = best.cost - tried.cost
+            best = tried
             damping = max(damping / 6, 1e-9)
-            normal, gradient, jac = system(model, slack)
+            normal, gradient, jac = _system(best, window, stiffness)
             if gain < 1e-3 * sigma2:
                 break
         else:
             damping *= 8
             if damping > 1e8:
                 break
+    model = best.model
     model.samples = window.t.size
     if by_phase:
         return model
-    model.chi2 = best / sigma2
+    model.chi2 = best.cost / sigma2
     inverse = _inverse(normal)
     # The walk of the laser's phase acts like noise that is kept from sample to sample: sum the Jacobian backwards.
     dt = float(window.t[1] - window.t[0])
     amplitude = -jac[0]
-    summed = np.cumsum((jac * amplitude)[:, ::-1], axis=1)[:, ::-1]
+    weighted = jac * amplitude
+    if window.walk_width > 0:
+        reach = min(math.ceil(4 * window.walk_width / dt), (weighted.shape[1] - 1) // 2)
+        kernel = np.exp(-0.5 * (dt * np.arange(-reach, reach + 1) / window.walk_width) ** 2)
+        kernel /= kernel.sum()
+        weighted = weighted - np.array([np.convolve(row, kernel, "same") for row in weighted])
+    summed = np.cumsum(weighted[:, ::-1], axis=1)[:, ::-1]
     middle = sigma2 * normal + window.walk * dt * (summed @ summed.T)
     small = inverse @ middle @ inverse
     free = np.flatnonzero(np.concatenate([[True], model.free_knots, model.free_levels]))
@@ -289,12 +326,15 @@ def _descend(model: Polyline, window: Window, rounds: int, by_phase: bool) -> Po
     return model
 
 
-def _solve(matrix: FloatArray, right: FloatArray) -> FloatArray:
-    scale = 1 / np.sqrt(np.maximum(np.diag(matrix), 1e-300))
+def _solve(normal: FloatArray, damping: float, gradient: FloatArray) -> FloatArray:
+    """The step against the gradient, every parameter in its own unit of curvature (Marquardt 1963)."""
+    scale = 1 / np.sqrt(np.maximum(normal.diagonal(), 1e-300))
+    scaled = normal * (scale[:, None] * scale)
+    scaled.reshape(-1)[:: scale.size + 1] += damping
     try:
-        return np.asarray(scale * np.linalg.solve(matrix * np.outer(scale, scale), scale * right))
+        return np.asarray(-scale * np.linalg.solve(scaled, scale * gradient))
     except np.linalg.LinAlgError:
-        return np.zeros_like(right)
+        return np.zeros_like(gradient)
 
 
 def _inverse(matrix: FloatArray) -> FloatArray:

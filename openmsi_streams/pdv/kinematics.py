@@ -20,29 +20,31 @@ from openmsi_streams.pdv.trace import FloatArray
 
 # exp(-6^2 / 2) is 1.5e-8: beyond six sigma a rounded ramp is a ramp.
 _REACH = 6.0
+# S and g of unit sigma at 256 places per sigma. Two terms of Taylor's series from the nearest place are good to 1e-9,
+# and take a fifth of the time of an erfc for each sample.
+_PER_SIGMA = 256
+_PLACES = np.arange(-_REACH * _PER_SIGMA, _REACH * _PER_SIGMA + 1) / _PER_SIGMA
+_STEP = np.array([0.5 * math.erfc(-x / math.sqrt(2.0)) for x in _PLACES.tolist()])
+_STEP[[0, -1]] = 0.0, 1.0
+_BELL = np.exp(-0.5 * _PLACES**2) / math.sqrt(2.0 * math.pi)
+_BELL[[0, -1]] = 0.0
 
 
 def rounded(u: FloatArray, sigma: float) -> tuple[FloatArray, FloatArray, FloatArray]:
     """(S, R, I) at ``u`` seconds from the corner, for rounding ``sigma`` seconds; units 1, s, s^2; any shape."""
-    shape = u.shape
-    u = np.ascontiguousarray(u).reshape(-1)
-    step = (u > 0).astype(np.float64)
-    ramp = u * step
-    area = 0.5 * u * ramp
-    if sigma > 0:
-        reach = _REACH * sigma
-        # Far above the corner the exact integral keeps sigma^2 / 2 of displacement.
-        area += 0.5 * sigma * sigma * (u >= reach)
-        near = np.flatnonzero(np.abs(u) < reach)
-        if near.size:
-            x = u[near]
-            scale = -1.0 / (math.sqrt(2.0) * sigma)
-            s = 0.5 * np.fromiter(map(math.erfc, (x * scale).tolist()), dtype=np.float64, count=near.size)
-            g = sigma / math.sqrt(2.0 * math.pi) * np.exp(-0.5 * (x / sigma) ** 2)
-            step[near] = s
-            ramp[near] = x * s + g
-            area[near] = 0.5 * (x * x + sigma * sigma) * s + 0.5 * x * g
-    return step.reshape(shape), ramp.reshape(shape), area.reshape(shape)
+    if sigma <= 0:
+        step = (u > 0).astype(np.float64)
+        ramp = u * step
+        return step, ramp, 0.5 * u * ramp
+    x = np.minimum(np.maximum(u * (1.0 / sigma), -_REACH), _REACH)
+    place = np.rint((x + _REACH) * _PER_SIGMA).astype(np.intp)
+    near, bell = _PLACES[place], _BELL[place]
+    h = x - near
+    bent = near * h
+    step = _STEP[place] + bell * h * (1.0 - 0.5 * bent)
+    bell = bell * (1.0 - bent + 0.5 * (bent * bent - h * h))
+    ramp = u * step + sigma * bell
+    return step, ramp, 0.5 * (u * ramp + sigma * sigma * step)
 
 
 def velocity(t: FloatArray, knots: FloatArray, levels: FloatArray, sigma: float) -> FloatArray:
@@ -63,5 +65,9 @@ def displacement(t: FloatArray, knots: FloatArray, levels: FloatArray, sigma: fl
 
 def slope_changes(knots: FloatArray, levels: FloatArray) -> FloatArray:
     """Change of slope at each knot (m/s^2)."""
-    slopes = np.concatenate([[0.0], np.diff(levels) / np.diff(knots), [0.0]])
-    return np.asarray(np.diff(slopes), dtype=np.float64)
+    slopes = (levels[1:] - levels[:-1]) / (knots[1:] - knots[:-1])
+    change = np.empty(knots.size)
+    change[:-1] = slopes
+    change[-1] = 0.0
+    change[1:] -= slopes
+    return change

@@ -235,10 +235,6 @@ def _spall(event: Event, known: Constants, result: ShotResult, marks: Marks, com
     if shared:
         peak, minimum = rise.average(peak_of, low_log), low.average(low_of, rise_log)
         difference = _difference(rise, low, peak_of, low_of)
-        # That both are rounded alike is itself a model: allow the minimum's rounding a twentieth of its own.
-        sharp = low.average(lambda model: (float(np.min(model.levels)), 0.0), rise_log)
-        own = 0.05 * abs(minimum.value - sharp.value)
-        minimum.model, difference.model = math.hypot(minimum.model, own), math.hypot(difference.model, own)
     else:
         peak, minimum = rise.average(peak_of), low.average(low_of)
         difference = Estimate(peak.value - minimum.value, math.hypot(peak.noise, minimum.noise),
@@ -327,8 +323,6 @@ def _recompression(event: Event, result: ShotResult, marks: Marks, up: tuple[flo
         return
     more = sigma_log if float((made.by_sigma() + sigma_log).max()) > -4.0 else None
     value = made.average(extreme_of(up[0], right[0], 1.0), more)
-    sharp = made.average(lambda model: (float(np.max(model.levels)), 0.0), more)
-    value.model = math.hypot(value.model, 0.05 * abs(value.value - sharp.value))
     result.add("recompression_velocity", value.value, _velocity_parts(value, common))
     _time(event, result, "recompression_time", made.average(extreme_time(up[0], right[0], 1.0)))
 

@@ -108,7 +108,7 @@ def track(
         if weight.sum() * dt > 3e-9:
             # Averaging wants a window that lets no target through: a smooth one, over all of the event.
             left = z - target
-            carrier = _slow_mean(left, weight, dt, slow_carrier, float(onset - band.start), float(end - band.start))
+            carrier = slow_mean(left, weight, dt, slow_carrier, float(onset - band.start), float(end - band.start))
             y = z - carrier
         base = _folded(y * np.exp(-1j * phase), kernel)
         residual = np.unwrap(np.angle(base))
@@ -122,7 +122,7 @@ def track(
     return Tracked(band, y, carrier, frequency, phase, np.abs(base))
 
 
-def _slow_mean(
+def slow_mean(
     values: ComplexArray, weight: FloatArray, dt: float, sigma: float, onset: float, end: float
 ) -> ComplexArray:
     """Weighted running mean; constant before ``onset`` and after ``end`` (both seconds from the first sample)."""
