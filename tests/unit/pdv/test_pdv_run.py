@@ -14,7 +14,7 @@ from click.testing import CliRunner
 from openmsi_streams.errors import ConfigurationError
 from openmsi_streams.pdv import synthetic
 from openmsi_streams.pdv.commands import pdv
-from openmsi_streams.pdv.materials import find_material
+from openmsi_streams.pdv.materials import MATERIALS, find_material
 from openmsi_streams.pdv.physics import impact_particle_velocity, spall_acoustic, spall_elastic_plastic
 from openmsi_streams.pdv.run import analyze_to_files, csv_row, matches
 from openmsi_streams.pdv.settings import choose, constants, settings_from
@@ -150,3 +150,14 @@ def test_formulas_agree_where_they_must() -> None:
     assert impact_particle_velocity(copper, copper, 500.0) == pytest.approx(250.0)
     assert find_material("AZ-31b") is find_material("az31")
     assert find_material("unobtainium") is None
+
+
+def test_every_material_is_possible_and_has_its_source() -> None:
+    """A longitudinal wave is faster than a bulk one, by the shear modulus of a solid: Poisson's ratio 0.2 to 0.47."""
+    for material in MATERIALS.values():
+        ratio = (material.cl / material.c0) ** 2
+        poisson = (3 - ratio) / (3 + ratio)
+        assert 0.2 < poisson < 0.47, material.name
+        assert material.source.startswith(("rho0", "C0")) and "CL:" in material.source
+        assert min(material.sigma_density, material.sigma_c0, material.sigma_cl, material.sigma_s) > 0
+        assert 0.7 < material.s < 2.0
