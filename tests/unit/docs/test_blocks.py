@@ -233,6 +233,9 @@ def test_yaml_scrapes_the_address_that_workers_have(block: Block) -> None:
     for job in told["scrape_configs"]:
         # Prometheus asks for /metrics if nothing else is said.
         assert set(job) <= {"job_name", "authorization", "static_configs"}, block.name
+        # The alert that a worker is down goes by the job.
+        alerts = (ROOT / "deploy/prometheus/alerts.yaml").read_text(encoding="utf-8")
+        assert f'up{{job="{job["job_name"]}"}}' in alerts, block.name
         for target in job["static_configs"][0]["targets"]:
             assert target.endswith(f":{WebSettings().port}"), block.name
 
