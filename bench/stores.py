@@ -2,30 +2,37 @@
 
     python bench/stores.py [--size MB] [--small COUNT] [--rounds N]
 
-Uses the embedded S3 server, or the one that OPENMSI_TEST_S3 names (https://KEY:SECRET@host/bucket). Rounds of ours and
-of boto3 alternate, so that a busy machine slows both. Each size is the best of the rounds.
+Uses the embedded S3 server, or the one that OPENMSI_TEST_S3 names (https://KEY:SECRET@host/bucket). Each round runs all
+ways of sending, in another order each time, so that a busy machine slows all of them; what is printed is the median of
+the rounds and of each round's ratio to upload_file.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
+import random
 import resource
 import secrets
 import shutil
 import tempfile
 import time
+from collections.abc import Callable
 from contextlib import ExitStack
 from hashlib import sha512
 from pathlib import Path
+from statistics import median
+
+import boto3
+from botocore.config import Config
 
 from openmsi_streams.config.settings import MIB, DiskSettings, S3Settings
 from openmsi_streams.embedded import EmbeddedS3
 from openmsi_streams.storage import DiskStore, Verified
 from openmsi_streams.storage.s3 import S3Store
 
-# What arrives between two looks of the engine at an upload, in bytes: as many parts as go up side by side.
-STEP = 32 * MIB
+# Bytes a second at which the streamed file arrives: faster than the server takes it, so that the store is measured.
+ARRIVAL = 2048 * MIB
 
 
 def make(folder: Path, relative: str, size: int) -> Verified:
@@ -49,54 +56,87 @@ def rate(size: int, seconds: float) -> str:
     return f"{size / MIB / seconds:8.1f} MiB/s"
 
 
+class Growing:
+    """A file that arrives, as a store sees it."""
+
+    def __init__(self, size: int) -> None:
+        self._size = size
+        self._started = time.perf_counter()
+
+    def __call__(self) -> tuple[int, int]:
+        """Return the range that is there now."""
+        return 0, min(self._size, int((time.perf_counter() - self._started) * ARRIVAL))
+
+
+def streamed(store: S3Store, file: Verified) -> tuple[float, float, int]:
+    """Send a file while it arrives.
+
+    Returns:
+        Seconds from when no whole part was left to our completion call, seconds of that call, bytes of the row's state.
+    """
+    state = store.begin(file.file_id, file.topic, file.relative, file.sha512)
+    there = Growing(file.size)
+    while there()[1] < file.size or len(state.parts) < file.size // store.settings.part_bytes:
+        state = store.advance(state, file.path, there, None)
+    last = time.perf_counter()
+    finish = store.client.complete_multipart_upload
+    ours = server = 0.0
+
+    def timed(**call: object) -> object:
+        nonlocal ours, server
+        begun = time.perf_counter()
+        ours = begun - last
+        answer = finish(**call)
+        server = time.perf_counter() - begun
+        return answer
+
+    store.client.complete_multipart_upload = timed
+    try:
+        store.complete(state, file)
+    finally:
+        store.client.complete_multipart_upload = finish
+    return ours, server, len(state.encode())
+
+
 def large(store: S3Store, folder: Path, size: int, rounds: int) -> None:
     """Compare one large file with upload_file, sent whole and streamed while it arrives."""
     file = make(folder, "large", size)
-    best = {"boto3 upload_file": 1e9, "put": 1e9, "streamed": 1e9}
-    after = inside = 0.0
+    one = store.settings
+    boto = boto3.client(
+        "s3", endpoint_url=one.endpoint, aws_access_key_id=one.access_key_id, region_name=one.region,
+        aws_secret_access_key=one.secret_access_key, config=Config(s3={"addressing_style": "path"}),
+    )  # fmt: skip
+    ends: list[tuple[float, float, int]] = []
+    key = store.keys.key("bench", "boto3")
+    ways: dict[str, Callable[[], object]] = {
+        "boto3 upload_file": lambda: boto.upload_file(str(file.path), one.bucket, key),
+        "without its CRC": lambda: store.client.upload_file(str(file.path), one.bucket, key),
+        "put": lambda: store.put(file),
+        "streamed": lambda: ends.append(streamed(store, file)),
+    }
+    seconds: dict[str, list[float]] = {way: [] for way in ways}
     for number in range(rounds):
-        key = f"boto3/{number}"
-        started = time.perf_counter()
-        store.client.upload_file(str(file.path), store.settings.bucket, key)
-        best["boto3 upload_file"] = min(best["boto3 upload_file"], time.perf_counter() - started)
-        store.client.delete_object(Bucket=store.settings.bucket, Key=key)
-
-        file.relative = f"put/{number}"
-        started = time.perf_counter()
-        store.put(file)
-        best["put"] = min(best["put"], time.perf_counter() - started)
-        store.remove("bench", file.relative)
-
-        file.relative = f"streamed/{number}"
-        started = time.perf_counter()
-        state = store.begin(file.file_id, "bench", file.relative, file.sha512)
-        for reached in range(STEP, size, STEP):
-            state = store.advance(state, file.path, (0, reached), None)
-        last = time.perf_counter()
-        server = 0.0
-        finish = store.client.complete_multipart_upload
-
-        def timed(**call: object) -> object:
-            nonlocal server
-            begun = time.perf_counter()
-            answer = finish(**call)  # noqa: B023
-            server = time.perf_counter() - begun
-            return answer
-
-        store.client.complete_multipart_upload = timed
-        store.complete(state, file)
-        store.client.complete_multipart_upload = finish
-        best["streamed"] = min(best["streamed"], time.perf_counter() - started)
-        after, inside = max((after, inside), (time.perf_counter() - last, server))
-        wrong = store.verify("bench", file.relative, file.sha512, size, deep=True)
-        assert not wrong, wrong
-        store.remove("bench", file.relative)
-    boto3 = best["boto3 upload_file"]
-    for what, seconds in best.items():
-        print(f"{what:18} {size / MIB:7.0f} MiB {rate(size, seconds)}   {boto3 / seconds:4.2f} of upload_file")
+        for way in random.Random(number).sample(list(ways), len(ways)):
+            file.relative = f"{way}/{number}"
+            started = time.perf_counter()
+            ways[way]()
+            seconds[way].append(time.perf_counter() - started)
+            if "boto3" in way or "CRC" in way:
+                boto.delete_object(Bucket=one.bucket, Key=key)
+            else:
+                wrong = store.verify("bench", file.relative, file.sha512, size, deep=True)
+                assert not wrong, wrong
+                store.remove("bench", file.relative)
+    for way, times in seconds.items():
+        ratios = [base / mine for base, mine in zip(seconds["boto3 upload_file"], times, strict=True)]
+        print(
+            f"{way:18} {size / MIB:7.0f} MiB {rate(size, median(times))}   {median(ratios):4.2f} of upload_file "
+            f"({min(ratios):.2f} to {max(ratios):.2f} in {rounds} rounds)"
+        )
+    ours, server, row = (max(values) for values in zip(*ends, strict=True))
     print(
-        f"complete {after:.2f} s after the last byte (slowest; {inside:.2f} s of it the server's own completion), "
-        f"{len(state.parts)} parts, row {len(state.encode())} B"
+        f"end of the streamed upload (slowest): {ours:.2f} s ours, with the last part, then {server:.2f} s the "
+        f"server's completion; row {row} B"
     )
 
 
@@ -124,8 +164,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--size", type=int, default=512, help="MiB of the large file (default 512)")
     parser.add_argument("--small", type=int, default=1000, help="number of small files (default 1000)")
-    parser.add_argument("--rounds", type=int, default=3, help="rounds; the best counts (default 3)")
+    parser.add_argument("--rounds", type=int, default=5, help="rounds; their median counts (default 5)")
     options = parser.parse_args()
+    print(f"load {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores")
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="openmsi-bench-")))
         server = stack.enter_context(EmbeddedS3(data=folder / "buckets"))

@@ -33,6 +33,10 @@ class SourceGone(StoreError):
     """The local file with the verified bytes is not there or has other bytes; it must be filled again from the log."""
 
 
+class NoUpload(StoreError):
+    """There is no such upload in parts (any more)."""
+
+
 class Verified(msgspec.Struct, kw_only=True):
     """A local file whose bytes have the sha512 of the file version, to be delivered."""
 

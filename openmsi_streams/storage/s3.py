@@ -22,6 +22,7 @@ from openmsi_streams.storage import checksums as cs
 from openmsi_streams.storage import reading
 from openmsi_streams.storage.base import (
     SUPERSEDED,
+    NoUpload,
     SourceGone,
     Stored,
     StoreUnavailable,
@@ -30,7 +31,7 @@ from openmsi_streams.storage.base import (
 )
 from openmsi_streams.storage.keys import KeyTemplate
 from openmsi_streams.storage.parts import MAX_PART
-from openmsi_streams.storage.s3client import Absent, Calls, Conflict, NoUpload, Rejected, Unsupported, make_client
+from openmsi_streams.storage.s3client import Absent, Calls, Conflict, Rejected, Unsupported, make_client
 from openmsi_streams.storage.sweep import sweep
 from openmsi_streams.storage.upload import Uploads
 from openmsi_streams.storage.upload_state import UploadState, decode_state
@@ -129,7 +130,7 @@ class S3Store:
             key=key,
         )  # fmt: skip
         try:
-            return self.uploads.complete(state, file)
+            return self.uploads.complete(state, file, fresh=True)
         except BaseException:
             with contextlib.suppress(StoreError):
                 self.uploads.abort(state)
@@ -413,17 +414,10 @@ class S3Store:
         return self.uploads.begin(file_id, topic, relative, sha512, size_hint, mtime=mtime, producer=producer)
 
     def advance(
-        self,
-        state: UploadState,
-        path: Path,
-        ranges: rg.Ranges,
-        size: int | None,
-        *,
-        budget: Callable[[int], bool] | None = None,
-        limit: int | None = None,
+        self, state: UploadState, path: Path, arrived: Callable[[], rg.Ranges], size: int | None
     ) -> UploadState:
-        """Send the parts that are whole; see `Uploads.advance`. An upload that the server lost is begun again."""
-        return self.uploads.advance(state, path, ranges, size, budget=budget, limit=limit)
+        """Send the parts that are whole, while the file grows; see `Uploads.advance`."""
+        return self.uploads.advance(state, path, arrived, size)
 
     def complete(self, state: UploadState, file: Verified, *, recheck: bool = False) -> Delivery:
         """Finish an upload and prove the object; see `Uploads.complete`."""

@@ -20,7 +20,7 @@ from botocore.exceptions import (
 
 from openmsi_streams.config.settings import S3Settings
 from openmsi_streams.errors import StoreError
-from openmsi_streams.storage.base import StoreUnavailable
+from openmsi_streams.storage.base import NoUpload, StoreUnavailable
 
 T = TypeVar("T")
 
@@ -30,6 +30,9 @@ _CONNECT_SECONDS = 10
 _READ_SECONDS = 120
 # botocore's standard mode: tries of one call, with exponential back-off between them (20 s at most).
 _TRIES = 5
+
+# Headers that carry the checksum of a body.
+_CHECKSUMS = ("Content-MD5", "x-amz-checksum-sha256", "x-amz-checksum-crc64nvme")
 
 _ABSENT = frozenset({"404", "NoSuchKey", "NotFound"})
 _REFUSED_NAME = frozenset({"InvalidObjectName", "XMinioInvalidObjectName", "KeyTooLongError", "InvalidURI"})
@@ -66,10 +69,6 @@ _CURES: tuple[tuple[frozenset[str], str, float], ...] = (
 
 class Absent(StoreError):
     """There is no such object."""
-
-
-class NoUpload(StoreError):
-    """There is no such multipart upload (any more)."""
 
 
 class Conflict(StoreUnavailable):
@@ -124,7 +123,7 @@ def make_client(name: str, settings: S3Settings) -> Any:
         }
     try:
         session = boto3.session.Session(profile_name=settings.profile or None if not keys else None)
-        return session.client(
+        client = session.client(
             "s3", endpoint_url=settings.endpoint or None, config=config, verify=settings.ca or None, **keys
         )
     except ProfileNotFound:
@@ -133,6 +132,16 @@ def make_client(name: str, settings: S3Settings) -> Any:
         ) from None
     except (BotoCoreError, ValueError) as error:
         raise StoreError(f"The settings of s3.{name} do not make a client: {error}. Mend s3.{name}.endpoint.") from None
+    unsigned = Config(s3={"payload_signing_enabled": False})
+
+    def sign_checksum_only(request: Any, **_: Any) -> None:
+        """Hash a body once: its checksum is in a header that is signed. botocore does so itself over https alone."""
+        if any(header in request.headers for header in _CHECKSUMS):
+            request.context["client_config"] = unsigned
+
+    for call in ("PutObject", "UploadPart"):
+        client.meta.events.register(f"before-sign.s3.{call}", sign_checksum_only)
+    return client
 
 
 class Calls:

@@ -7,7 +7,7 @@ import time
 from collections.abc import Collection
 from typing import TYPE_CHECKING, Any
 
-from openmsi_streams.storage.s3client import NoUpload
+from openmsi_streams.storage.base import NoUpload
 from openmsi_streams.storage.upload_state import seconds_of
 
 if TYPE_CHECKING:

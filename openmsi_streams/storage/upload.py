@@ -3,29 +3,33 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import threading
+import time
 from collections.abc import Callable, Collection, Iterable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-import msgspec
 
 from openmsi_streams.chunks import ranges as rg
 from openmsi_streams.chunks.messages import Delivery
 from openmsi_streams.errors import StoreError
 from openmsi_streams.storage import checksums as cs
-from openmsi_streams.storage.base import SourceGone, StoreUnavailable, Verified
+from openmsi_streams.storage.base import NoUpload, SourceGone, StoreUnavailable, Verified
 from openmsi_streams.storage.parts import MAX_PARTS, plan_for
-from openmsi_streams.storage.s3client import NoUpload, Rejected
+from openmsi_streams.storage.s3client import Rejected
 from openmsi_streams.storage.sweep import abort, list_parts
 from openmsi_streams.storage.upload_state import Known, Sent, UploadState, digest_in, kind_of
 
 if TYPE_CHECKING:
     from openmsi_streams.storage.s3 import S3Store
 
+log = logging.getLogger(__name__)
+
 # Parts up to this size are sent from memory, which is quicker than piecewise reading; larger ones from the file.
 IN_MEMORY = 16 << 20
+# Parts that one call sends of a growing file: then the row learns of them, and other files have their turn.
+PARTS_PER_CALL = 32
 
 
 class Uploads:
@@ -89,44 +93,37 @@ class Uploads:
         )
 
     def advance(
-        self,
-        state: UploadState,
-        path: Path,
-        ranges: rg.Ranges,
-        size: int | None,
-        *,
-        budget: Callable[[int], bool] | None = None,
-        limit: int | None = None,
+        self, state: UploadState, path: Path, arrived: Callable[[], rg.Ranges], size: int | None
     ) -> UploadState:
-        """Send the parts whose bytes are whole and which the server lacks.
+        """Send the parts whose bytes are whole and which the server lacks, also those that become whole meanwhile.
 
         Args:
             state: of `begin`, or of a row that another process wrote.
             path: the partial file.
-            ranges: bytes of the file that are there. What is contiguous from the start is taken as final (a partial
-                file hashes it as it is written and never writes it again); other parts are compared at the end.
+            arrived: returns the bytes of the file that are there now. What is contiguous from the start is taken as
+                final (a partial file hashes it as it is written and never writes it again); other parts are compared
+                at the end.
             size: of the whole file, if known; the last part is sent only then.
-            budget: asked with a part's size before it is sent; False ends the call early.
-            limit: at most so many parts in this call.
 
         Returns:
-            The state to keep; the same object if nothing was sent.
+            ``state``, with what was sent: `PARTS_PER_CALL` parts at most.
 
         Raises:
             NoUpload: the server does not know the upload; `begin` again.
-            StoreUnavailable, SourceGone: what was sent so far is in ``state`` too, which is changed in place then.
+            StoreUnavailable, SourceGone: what was sent so far is in ``state`` too.
         """
         known = self._resume(state)
         known.hold(path)
-        wanted = [number for number in state.plan.whole(ranges, size) if number not in known.parts]
-        if limit is not None:
-            wanted = wanted[:limit]
-        final = ranges[1] if ranges and ranges[0] == 0 and not known.resumed else 0
-        if wanted:
-            return self._send(state, path, wanted, size, known, budget, final)
-        return self._with_parts(state, known)
 
-    def complete(self, state: UploadState, file: Verified, *, recheck: bool = False) -> Delivery:
+        def wanted() -> tuple[list[int], int]:
+            ranges = arrived()
+            final = ranges[1] if ranges and ranges[0] == 0 and not known.resumed else 0
+            return state.plan.whole(ranges, size), final
+
+        self._send(state, path, wanted, size, known, PARTS_PER_CALL)
+        return state
+
+    def complete(self, state: UploadState, file: Verified, *, recheck: bool = False, fresh: bool = False) -> Delivery:
         """Send what is left, complete the upload and prove the object.
 
         Parts that this process did not send itself are compared with the verified file by their checksum, and sent
@@ -136,6 +133,7 @@ class Uploads:
             state: the upload.
             file: the verified local file.
             recheck: compare every part, also our own; needed when the partial file was rewritten in between.
+            fresh: the upload was begun just now; another one is not begun if the server does not know it.
 
         Raises:
             StoreUnavailable, SourceGone, StoreError: as `Store.put`.
@@ -164,8 +162,17 @@ class Uploads:
                 f"s3.{store.name}.part_bytes."
             )
         self._drop_wrong(state, file, known, count, recheck or not known.same_file(file.path))
-        missing = [number for number in range(1, count + 1) if number not in known.parts]
-        self._send(state, file.path, missing, file.size, known, None, file.size)
+        try:
+            self._send(state, file.path, lambda: (range(1, count + 1), file.size), file.size, known, count)
+        except NoUpload:
+            self.forget(state.upload_id)
+            if fresh:
+                raise StoreUnavailable(
+                    f"The {store.calls.where} does not know the upload of {state.key!r} that it began just now. Check "
+                    "the server; the file is sent again.",
+                    5.0,
+                ) from None
+            return self._put_instead(state, file)
         store.keep_older(state.key, file)
         parts = known.parts
         try:
@@ -260,7 +267,7 @@ class Uploads:
             start, end = state.plan.span(number, file.size)
             return cs.digest_of_range(kind, file.path, start, end) == parts[number].digest
 
-        for number, right in zip(doubtful, self._map(is_right, doubtful), strict=True):
+        for number, right in zip(doubtful, self._threads().map(is_right, doubtful), strict=True):
             if not right:
                 del parts[number]
 
@@ -268,47 +275,58 @@ class Uploads:
         self,
         state: UploadState,
         path: Path,
-        numbers: list[int],
+        wanted: Callable[[], tuple[Iterable[int], int]],
         size: int | None,
         known: Known,
-        budget: Callable[[int], bool] | None,
-        final: int,
-    ) -> UploadState:
-        """Send parts; those that end at or before ``final`` are surely the file's."""
-        full = threading.Event()
+        most: int,
+    ) -> None:
+        """Send the parts that the server lacks, several side by side; one that ends makes room for the next at once.
 
-        def one(number: int) -> None:
-            start, end = state.plan.span(number, size)
-            if full.is_set() or (budget is not None and not budget(end - start)):
-                full.set()
-                return
-            try:
-                sent = self._part(state, path, number, start, end)
-                sent.sure = end <= final
-                known.parts[number] = sent
-            except BaseException:
-                full.set()
-                raise
-
+        Args:
+            state: the upload.
+            path: the partial file.
+            wanted: returns the parts that can be sent now, and the offset before which bytes are surely the file's.
+                Asked again when these are on their way, until it names no new ones.
+            size: of the whole file, if known.
+            known: what the server has; gets what is sent.
+            most: parts after which no new ones are begun.
+        """
+        parallel = self._store.settings.parallel
+        under_way: dict[Future[Sent], int] = {}
+        waiting: list[int] = []
+        final = begun = 0
+        error: BaseException | None = None
         try:
-            for _ in self._map(one, numbers):
-                pass
-        except StoreUnavailable:
+            while True:
+                if error is None and not waiting:
+                    numbers, final = wanted()
+                    busy = set(under_way.values())
+                    waiting = [number for number in numbers if number not in known.parts and number not in busy]
+                while error is None and waiting and begun < most and len(under_way) < parallel:
+                    number = waiting.pop(0)
+                    under_way[self._threads().submit(self._part, state, path, number, size, final)] = number
+                    begun += 1
+                if not under_way:
+                    break
+                for future in wait(under_way, return_when=FIRST_COMPLETED).done:
+                    number = under_way.pop(future)
+                    if (failure := future.exception()) is not None:
+                        error = error or failure
+                    else:
+                        known.parts[number] = future.result()
+            if error is not None:
+                raise error
+        except (NoUpload, StoreUnavailable):
             # Not every server says plainly that it has lost an upload.
             known.doubted = True
             raise
         finally:
             state.parts = {number: known.parts[number].digest for number in sorted(known.parts)}
-        return self._with_parts(state, known)
 
-    @staticmethod
-    def _with_parts(state: UploadState, known: Known) -> UploadState:
-        parts = {number: known.parts[number].digest for number in sorted(known.parts)}
-        return state if parts == state.parts else msgspec.structs.replace(state, parts=parts)
-
-    def _part(self, state: UploadState, path: Path, number: int, start: int, end: int) -> Sent:
-        """Send one part and compare the server's answer."""
+    def _part(self, state: UploadState, path: Path, number: int, size: int | None, final: int) -> Sent:
+        """Send one part and compare the server's answer; its bytes are surely the file's if they end by ``final``."""
         store = self._store
+        start, end = state.plan.span(number, size)
         kind = kind_of(state)
         what = f"take part {number} of {state.key!r}"
         try:
@@ -344,7 +362,7 @@ class Uploads:
                 2.0,
             )
         store.count(part=end - start)
-        return Sent(str(answer["ETag"]), digest, sure=False)
+        return Sent(str(answer["ETag"]), digest, sure=end <= final)
 
     def _finish(self, state: UploadState, known: dict[int, Sent], count: int, only_if: dict[str, str]) -> None:
         store = self._store
@@ -356,6 +374,7 @@ class Uploads:
                 part[cs.FIELD[kind]] = cs.encoded(known[number].digest)
             parts.append(part)
         more: dict[str, Any] = {"ChecksumType": "FULL_OBJECT"} if kind == "crc64nvme" else {}
+        started = time.monotonic()
         store.calls.run(
             f"complete the upload of {state.key!r}",
             lambda: store.client.complete_multipart_upload(
@@ -367,19 +386,13 @@ class Uploads:
                 **more,
             ),
         )
+        log.info("%s completed %s: %d parts in %.2f s", store.name, state.key, count, time.monotonic() - started)
 
-    def _map(self, step: Callable[[int], Any], numbers: list[int]) -> Iterable[Any]:
-        """Run ``step`` for each number on the store's threads; the first error is raised when all have ended."""
-        if len(numbers) <= 1:
-            return [step(number) for number in numbers]
+    def _threads(self) -> ThreadPoolExecutor:
         with self._lock:
             if self._pool is None:
                 self._pool = ThreadPoolExecutor(self._store.settings.parallel, f"s3-{self._store.name}")
-        futures = [self._pool.submit(step, number) for number in numbers]
-        errors = [error for future in futures if (error := future.exception()) is not None]
-        if errors:
-            raise errors[0]
-        return [future.result() for future in futures]
+            return self._pool
 
     def forget_all_but(self, known_upload_ids: Collection[str]) -> None:
         """Drop what no row names: of a partition that has gone to another worker, or of a file that was given up."""

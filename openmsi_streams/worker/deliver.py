@@ -15,7 +15,7 @@ from openmsi_streams.chunks.reasons import Reason
 from openmsi_streams.chunks.topics import beside
 from openmsi_streams.config.settings import MIB
 from openmsi_streams.errors import StoreError
-from openmsi_streams.storage.base import SourceGone, Store, Verified
+from openmsi_streams.storage.base import NoUpload, SourceGone, Store, Verified
 from openmsi_streams.tables.rows import Row, State
 from openmsi_streams.worker import metrics, quarantine
 from openmsi_streams.worker.bridge import Bridge
@@ -107,7 +107,7 @@ class Deliverer:
         """Verify a file version whose every byte is there; goes on by itself to delivery."""
         engine = self.engine
         live.busy = True
-        now = engine.clock()
+        live.whole_at = now = engine.clock()
         if live.row.state is State.STALLED:
             engine.change(live, live.row.to(State.RECEIVING, now, reason="", message=""))
         engine.change(live, live.row.to(State.VERIFYING, now))
@@ -363,7 +363,8 @@ class Deliverer:
         metrics.DELIVERED.labels(row.topic).inc()
         metrics.DELIVERED_BYTES.labels(row.topic).inc(row.size)
         metrics.FILE_SECONDS.labels(row.topic).observe(max(0.0, now - row.since))
-        log.info("delivered %s (%d bytes, %s)", row.path, row.size, live.file_id)
+        took = engine.clock() - live.whole_at
+        log.info("delivered %s (%d bytes, %.2f s after its last chunk, %s)", row.path, row.size, took, live.file_id)
 
     async def _failed(self, live: Live, row: Row, error: BaseException) -> None:
         engine = self.engine
@@ -435,10 +436,15 @@ class Deliverer:
                 else:
                     state = store.load_state(stored)
                 known = live.row.size if live.row.size >= 0 else None
+                file = live.partial
                 state = await loop.run_in_executor(
-                    engine.pool, store.advance, state, live.partial.path, live.partial.written, known
+                    engine.pool, store.advance, state, file.path, lambda: file.written, known
                 )
                 self._remember(store, live, state)
+        except NoUpload as error:
+            # Aborted behind our back: the next parts begin another one.
+            log.warning("the upload of %s to %s begins again: %s", live.row.path, store.name, error)
+            self._remember(store, live, None)
         except (StoreError, OSError) as error:
             # Not the file's fate yet: delivery tries again, and says so if it fails.
             self.problems[store.name] = str(error)
@@ -450,7 +456,9 @@ class Deliverer:
 
     def _remember(self, store: Any, live: Live, state: Any) -> None:
         if self.engine.live.get(live.file_id) is live:
-            uploads = {**live.row.uploads, store.name: store.dump_state(state)}
+            uploads = {name: kept for name, kept in live.row.uploads.items() if name != store.name}
+            if state is not None:
+                uploads[store.name] = store.dump_state(state)
             self.engine.change(live, replaced(live.row, uploads=uploads))
 
     async def stop(self) -> None:

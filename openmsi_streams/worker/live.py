@@ -11,7 +11,7 @@ class Live:
 
     __slots__ = (
         *("again", "busy", "checked", "dirty", "failures", "file_id", "flushed_at", "flushed_received"),
-        *("lane", "mark", "partial", "refills", "row", "trusted", "uploading"),
+        *("lane", "mark", "partial", "refills", "row", "trusted", "uploading", "whole_at"),
     )
 
     def __init__(self, file_id: str, row: Row, partial: PartialFile, *, trusted: bool) -> None:
@@ -39,3 +39,5 @@ class Live:
         """Steps of growth after which stores were last given a look."""
         self.uploading: set[str] = set()
         """Stores that are being sent parts just now."""
+        self.whole_at = 0.0
+        """When the last of its bytes came, seconds since the epoch."""

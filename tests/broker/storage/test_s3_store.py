@@ -14,10 +14,11 @@ from openmsi_streams.chunks import ranges as rg
 from openmsi_streams.config.settings import MIB
 from openmsi_streams.embedded import EmbeddedS3
 from openmsi_streams.errors import IntegrityError, StoreError
-from openmsi_streams.storage import SourceGone, StoreUnavailable, Verified
+from openmsi_streams.storage import SourceGone, StoreUnavailable, Verified, upload
+from openmsi_streams.storage.base import NoUpload
 from openmsi_streams.storage.s3 import S3Store
 from openmsi_streams.storage.s3client import Absent
-from tests.support.stores import new_topic, s3_settings, verified
+from tests.support.stores import arrived, new_topic, s3_settings, verified
 
 pytestmark = pytest.mark.broker
 
@@ -121,7 +122,7 @@ def test_versions_are_kept_of_streamed_files_too(s3: EmbeddedS3, topic: str, tmp
     store = S3Store("main", s3_settings(s3), "keep")
     old, new = verified(tmp_path, "a.dat", 11 * MIB, topic), verified(tmp_path, "a.dat", 12 * MIB, topic)
     for file in (old, new):
-        state = store.advance(begin(store, file), file.path, (0, 7 * MIB), None)
+        state = store.advance(begin(store, file), file.path, arrived(0, 7 * MIB), None)
         store.complete(state, file)
     for file in (old, new):
         store.fetch(file, tmp_path / "back")
@@ -134,7 +135,7 @@ def test_parts_go_up_while_the_file_arrives(store: S3Store, topic: str, tmp_path
     state = begin(store, file)
     sent = []
     for reached in range(2 * MIB, file.size, 2 * MIB):
-        state = store.advance(state, file.path, (0, reached), None)
+        state = store.advance(state, file.path, arrived(0, reached), None)
         sent.append(store.sent["parts"])
     assert sent == [reached // (5 * MIB) for reached in range(2 * MIB, file.size, 2 * MIB)]
     assert len(store.dump_state(state)) < 500
@@ -146,13 +147,34 @@ def test_parts_go_up_while_the_file_arrives(store: S3Store, topic: str, tmp_path
     assert unfinished(store, topic) == []
 
 
+def test_parts_that_become_whole_meanwhile_go_up_in_the_same_call(
+    store: S3Store, topic: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = verified(tmp_path, "big.dat", 31 * MIB, topic)
+    asked: list[int] = []
+
+    def growing() -> rg.Ranges:
+        asked.append(store.sent["parts"])
+        return 0, min(5 * len(asked), 31) * MIB
+
+    monkeypatch.setattr(upload, "PARTS_PER_CALL", 4)
+    state = store.advance(begin(store, file), file.path, growing, None)
+    assert sorted(state.parts) == [1, 2, 3, 4], "no more than a call may send"
+    assert asked[0] == 0 and len(asked) >= 4
+    state = store.advance(state, file.path, growing, file.size)
+    assert sorted(state.parts) == [1, 2, 3, 4, 5, 6, 7]
+    store.complete(state, file)
+    assert store.sent["parts"] == 7
+    assert store.verify(topic, "big.dat", file.sha512, file.size, deep=True) == ""
+
+
 def test_chunks_out_of_order_are_sent_as_they_become_whole(store: S3Store, topic: str, tmp_path: Path) -> None:
     file = verified(tmp_path, "big.dat", 16 * MIB, topic)
     state = begin(store, file)
     ranges: rg.Ranges = ()
     for start in (10, 4, 14, 0, 12, 8, 6, 2):
         ranges = rg.add(ranges, start * MIB, (start + 2) * MIB)
-        state = store.advance(state, file.path, ranges, file.size)
+        state = store.advance(state, file.path, arrived(*ranges), file.size)
     assert sorted(state.parts) == [1, 2, 3, 4]
     store.complete(state, file)
     assert store.verify(topic, "big.dat", file.sha512, file.size, deep=True) == ""
@@ -163,10 +185,10 @@ def test_another_process_goes_on_without_sending_parts_again(s3: EmbeddedS3, top
     first, second = S3Store("main", settings), S3Store("main", settings)
     file = verified(tmp_path, "big.dat", 23 * MIB, topic)
     early = first.dump_state(begin(first, file))
-    first.advance(first.load_state(early), file.path, (0, 17 * MIB), None)
+    first.advance(first.load_state(early), file.path, arrived(0, 17 * MIB), None)
     assert first.sent["parts"] == 3
     # The row that the first process wrote last knows of no part: the server is asked.
-    state = second.advance(second.load_state(early), file.path, (0, 21 * MIB), None)
+    state = second.advance(second.load_state(early), file.path, arrived(0, 21 * MIB), None)
     assert second.sent["parts"] == 1
     assert sorted(state.parts) == [1, 2, 3, 4]
     second.complete(state, file)
@@ -188,7 +210,7 @@ def test_a_part_whose_bytes_changed_after_it_was_sent_is_sent_again(
     wrong[6 * MIB] ^= 1
     right.path.write_bytes(wrong)
     state = begin(store, right)
-    state = store.advance(state, right.path, (5 * MIB, 15 * MIB) if how == "out of order" else (0, 15 * MIB), None)
+    state = store.advance(state, right.path, arrived((5 if how == "out of order" else 0) * MIB, 15 * MIB), None)
     if how == "file replaced":
         right.path.unlink()
         right.path.write_bytes(content)
@@ -208,7 +230,7 @@ def test_a_part_whose_bytes_changed_after_it_was_sent_is_sent_again(
 def test_a_file_that_shrank_has_no_parts_of_before(store: S3Store, topic: str, tmp_path: Path) -> None:
     large, small = verified(tmp_path, "a", 12 * MIB, topic), verified(tmp_path, "a", 6 * MIB, topic)
     state = begin(store, small)
-    state = store.advance(state, large.path, (0, 12 * MIB), 12 * MIB)
+    state = store.advance(state, large.path, arrived(0, 12 * MIB), 12 * MIB)
     assert len(state.parts) == 3
     store.complete(state, small)
     assert store.verify(topic, "a", small.sha512, small.size, deep=True) == ""
@@ -217,7 +239,7 @@ def test_a_file_that_shrank_has_no_parts_of_before(store: S3Store, topic: str, t
 def test_an_upload_that_the_server_lost_is_made_anew(store: S3Store, topic: str, tmp_path: Path) -> None:
     file = verified(tmp_path, "big.dat", 12 * MIB, topic)
     state = begin(store, file)
-    state = store.advance(state, file.path, (0, 6 * MIB), None)
+    state = store.advance(state, file.path, arrived(0, 6 * MIB), None)
     store.client.abort_multipart_upload(Bucket=store.settings.bucket, Key=state.key, UploadId=state.upload_id)
     try:
         store.complete(state, file)
@@ -226,6 +248,16 @@ def test_an_upload_that_the_server_lost_is_made_anew(store: S3Store, topic: str,
         store.complete(state, file)
     assert store.verify(topic, "big.dat", file.sha512, file.size, deep=True) == ""
     assert unfinished(store, topic) == []
+
+
+def test_a_growing_file_whose_upload_the_server_lost_is_told(store: S3Store, topic: str, tmp_path: Path) -> None:
+    """The worker begins another upload then."""
+    file = verified(tmp_path, "big.dat", 12 * MIB, topic)
+    state = store.advance(begin(store, file), file.path, arrived(0, 6 * MIB), None)
+    store.client.abort_multipart_upload(Bucket=store.settings.bucket, Key=state.key, UploadId=state.upload_id)
+    for _ in range(2):
+        with pytest.raises(NoUpload):
+            store.advance(state, file.path, arrived(0, 12 * MIB), None)
 
 
 def test_a_small_file_that_was_begun_as_an_upload_ends_as_one_put(store: S3Store, topic: str, tmp_path: Path) -> None:
@@ -237,7 +269,7 @@ def test_a_small_file_that_was_begun_as_an_upload_ends_as_one_put(store: S3Store
 
 def test_abort_leaves_nothing_and_can_be_repeated(store: S3Store, topic: str, tmp_path: Path) -> None:
     file = verified(tmp_path, "a", 6 * MIB, topic)
-    state = store.advance(begin(store, file), file.path, (0, 6 * MIB), None)
+    state = store.advance(begin(store, file), file.path, arrived(0, 6 * MIB), None)
     store.abort(state)
     store.abort(state)
     assert unfinished(store, topic) == []

@@ -25,7 +25,7 @@ from openmsi_streams.storage.s3 import S3Store
 from openmsi_streams.storage.s3client import Rejected
 from tests.support.programs import spawn
 from tests.support.s3_proxy import Request, S3Proxy
-from tests.support.stores import new_topic, s3_settings, verified
+from tests.support.stores import arrived, new_topic, s3_settings, verified
 from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.broker
@@ -82,7 +82,7 @@ def test_a_server_that_fails_every_fifth_call_gets_every_file(
             try:
                 if state is None:
                     state = behind.begin(file.file_id, topic, file.relative, file.sha512, None)
-                state = behind.advance(state, file.path, (0, min(reached, file.size)), None)
+                state = behind.advance(state, file.path, arrived(0, min(reached, file.size)), None)
             except StoreError:
                 continue
         return as_the_engine_does(lambda: behind.complete(state, file) if state is not None else behind.put(file))
@@ -104,7 +104,7 @@ def test_a_server_that_is_down_gets_the_files_when_it_is_back(
     topic = new_topic()
     small, large = verified(tmp_path, "a", 1000, topic), verified(tmp_path, "b", 11 * MIB, topic)
     state = behind.begin(large.file_id, topic, "b", large.sha512, None)
-    state = behind.advance(state, large.path, (0, 6 * MIB), None)
+    state = behind.advance(state, large.path, arrived(0, 6 * MIB), None)
     proxy.down = True
     for call in (lambda: behind.put(small), lambda: behind.complete(state, large), behind.check):
         with pytest.raises(StoreUnavailable, match="Check that it runs") as caught:
@@ -261,7 +261,7 @@ SENDER = textwrap.dedent(
     state = store.load_state(row.read_bytes())
     for reached in range(0, file.size, 10 << 20):
         try:
-            state = store.advance(state, file.path, (0, reached) if reached else (), None)
+            state = store.advance(state, file.path, arrived(*((0, reached) if reached else ())), None)
         except StoreError:
             # Killed after completion: the upload is gone and the object is there.
             break

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import random
+import re
 import time
 from pathlib import Path
 from typing import Any
@@ -69,6 +71,14 @@ def peak_mb(pid: int) -> float:
     return int(line.split()[1]) / 1024
 
 
+def end_of_large(text: str, size: int) -> str:
+    """Say how long a file's end took, from the worker's log: all in all, and the server's own completion of it."""
+    path, whole = re.findall(rf"delivered (.+) \({size} bytes, ([\d.]+) s after its last chunk", text)[-1]
+    server = re.findall(r"completed \S+: (\d+) parts in ([\d.]+) s", text)
+    parts, took = max(server, key=lambda one: int(one[0]))
+    return f"{path}, {parts} parts, delivered {whole} s after its last chunk, {took} s of it the server's completion"
+
+
 SMALL = {"count": 40, "largest": 30 * MB, "total": 40 * MB}
 FULL = {"count": 1000, "largest": 4000 * MB, "total": 5000 * MB}
 
@@ -104,6 +114,7 @@ def test_mixed_files_arrive_in_s3_equal(tmp_path: Path, size: dict[str, int]) ->
         assert sorted(hash_object(client, key) for key in keys) == sorted(hashes.values())
         assert not client.list_multipart_uploads(Bucket=BUCKET).get("Uploads")
         print(f"{len(hashes)} files, peak RSS {rss:.0f} MB, last receipt {last - sent:.1f} s after the upload's end")
+        print(f"the large one: {end_of_large(worker.text, size['largest'])}; load {os.getloadavg()[0]:.1f}")
         assert rss < 400
 
 
