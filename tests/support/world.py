@@ -6,9 +6,11 @@ import asyncio
 import hashlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 from openmsi_streams.assembly.message import Message
+from openmsi_streams.assembly.partial import PartialFile
 from openmsi_streams.chunks.codec import Chunk, count, encode, split
 from openmsi_streams.chunks.keys import chunk_key, home_partition
 from openmsi_streams.chunks.messages import Receipt, Request, receipt_from, request_from
@@ -187,8 +189,22 @@ class World:
                 busy = any(live.busy and not live.row.retry_at for live in self.engine.live.values())
                 reading = self.recovery.waiting or self.recovery.reading or self.engine.writer.pending
                 if not (moved or busy or reading):
+                    await self._written()
                     return
                 await asyncio.sleep(0.002)
+
+    async def _written(self) -> None:
+        """Wait until the writer's threads have done what they were given, removals of partial files included."""
+        loop = asyncio.get_running_loop()
+        for lane in range(len(self.engine.writer._queues)):
+            reached: asyncio.Future[None] = loop.create_future()
+            nothing = cast(PartialFile, SimpleNamespace(fd=-1))
+
+            def done(_: object, reached: asyncio.Future[None] = reached) -> None:
+                loop.call_soon_threadsafe(reached.set_result, None)
+
+            self.engine.writer.call(lane, nothing, lambda: None, done)
+            await reached
 
     async def later(self, seconds: float) -> None:
         """Let time pass, sweep, and become quiet."""
