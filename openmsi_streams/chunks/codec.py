@@ -56,13 +56,29 @@ _encoder = msgspec.msgpack.Encoder()
 
 def encode(chunk: Chunk, wire: Wire = 10) -> bytes:
     """Return the message value of a chunk with 10 fields, or 9 for readers older than OpenMSIStream 1.8.6.1."""
-    fields: list[object] = [
-        *(chunk.filename, chunk.file_hash, chunk.chunk_hash, chunk.offset, chunk.index, chunk.total),
-        *(chunk.subdir, chunk.append, chunk.data),
-    ]
-    if wire == 10:
-        fields.append(float(chunk.mtime or 0.0))
-    return _encoder.encode(fields)
+    head, tail = envelope(chunk, len(chunk.data), wire)
+    return b"".join((head, chunk.data, tail))
+
+
+def envelope(chunk: Chunk, size: int, wire: Wire = 10) -> tuple[bytes, bytes]:
+    """Return what stands before and behind a chunk's data of ``size`` bytes in its message value.
+
+    So the data can be read from the file straight to its place; ``chunk.data`` is not looked at.
+    """
+    fields = _encoder.encode(
+        (chunk.filename, chunk.file_hash, chunk.chunk_hash, chunk.offset, chunk.index, chunk.total, chunk.subdir,
+         chunk.append)
+    )  # fmt: skip
+    # msgpack: 0x90 + number of fields opens a short array; 0xc4, 0xc5 and 0xc6 open binary data with a length of 1, 2
+    # and 4 bytes.
+    if size < 1 << 8:
+        opening = b"\xc4" + size.to_bytes(1, "big")
+    elif size < 1 << 16:
+        opening = b"\xc5" + size.to_bytes(2, "big")
+    else:
+        opening = b"\xc6" + size.to_bytes(4, "big")
+    head = bytes((0x90 + wire,)) + fields[1:] + opening
+    return head, _encoder.encode(float(chunk.mtime or 0.0)) if wire == 10 else b""
 
 
 def decode(value: bytes | None, *, largest_chunk: int, max_file_bytes: int) -> tuple[Chunk, str]:

@@ -77,7 +77,7 @@ class Aftercare(Intake):
         if job is not None:
             wanted = set(chunks_of(request, job.prepared.size, job.prepared.chunk_bytes))
             # What is still to go goes anyway.
-            wanted -= {*job.todo, *(index for index, _ in job.reading)}
+            wanted -= set(job.waiting)
             if job.prepared.data is None and not job.handed_over and not job.abandoned:
                 job.todo.extend(sorted(wanted))
                 row = self._row(row.path)

@@ -78,8 +78,8 @@ class Keys:
         progress.line(f"waiting up to {LINGER_SECONDS:g} s for a worker to fetch the keys of what was sent")
         if not self.node.linger(LINGER_SECONDS, stopping):
             progress.line(
-                "warning: no worker has asked for the keys yet. The files can be read when this node runs again, or from "
-                "the vault (`openmsi-streams crypto recover`)."
+                "warning: no worker has asked for the keys yet. The files can be read when this node runs again, or "
+                "from the vault (`openmsi-streams crypto recover`)."
             )
 
 

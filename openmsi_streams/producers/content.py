@@ -9,9 +9,11 @@ delivers anything, and size and mtime are looked at once more when all is sent.
 from __future__ import annotations
 
 import os
+from collections import deque
 from collections.abc import Callable
-from concurrent.futures import Executor
+from concurrent.futures import Executor, Future
 from hashlib import sha512
+from io import BytesIO
 from pathlib import Path
 from typing import IO
 from zlib import crc32
@@ -24,6 +26,10 @@ from openmsi_streams.producers import system
 DIGEST = 64
 # Up to here a file is read once, hashed and sent from memory: what is sent then is what was hashed.
 SMALL = 4 << 20
+# What is read at a time in the first pass, at least: a chunk may be small.
+BLOCK = 1 << 20
+# Blocks that are being hashed at a time.
+BLOCKS = 3
 
 
 class Changed(Exception):
@@ -125,28 +131,57 @@ def prepare(
 def _hash_large(file: IO[bytes], prepared: Prepared, beside: Executor, stop: Callable[[], bool]) -> None:
     whole = sha512()
     digests: list[bytes] = []
-    for start in range(0, prepared.size, prepared.chunk_bytes):
+    block_bytes = prepared.chunk_bytes * max(1, BLOCK // prepared.chunk_bytes)
+    buffers = [bytearray(min(block_bytes, prepared.size)) for _ in range(BLOCKS)]
+    running: deque[Future[tuple[list[bytes], list[int]]]] = deque()
+
+    def take() -> None:
+        found, checks = running.popleft().result()
+        digests.extend(found)
+        prepared.checks.extend(checks)
+
+    for number, start in enumerate(range(0, prepared.size, block_bytes)):
         if stop():
             raise Changed
-        want = min(prepared.chunk_bytes, prepared.size - start)
-        block = read(file, prepared, start, want)
-        if len(block) != want:
+        if len(running) == BLOCKS:
+            # This buffer may still be read.
+            take()
+        block = memoryview(buffers[number % BLOCKS])[: prepared.size - start]
+        if read_into(file, prepared, start, block) != len(block):
             raise Changed
-        # hashlib lets go of the interpreter for large blocks: both hashes of a block run at the same time.
-        other = beside.submit(_digest, block)
+        # hashlib lets go of the interpreter for large blocks: both hashes of a block are computed at the same time.
+        running.append(beside.submit(_hash_chunks, block, prepared.chunk_bytes))
         whole.update(block)
-        prepared.checks.append(crc32(block))
-        digests.append(other.result())
+    while running:
+        take()
     prepared.sha512 = whole.digest()
     prepared.digests = b"".join(digests)
 
 
-def _digest(block: bytes) -> bytes:
-    return sha512(block).digest()
+def _hash_chunks(block: memoryview, chunk_bytes: int) -> tuple[list[bytes], list[int]]:
+    """Return SHA-512 and CRC-32 of each chunk of a block."""
+    parts = [block[start : start + chunk_bytes] for start in range(0, len(block), chunk_bytes)]
+    return [sha512(part).digest() for part in parts], [crc32(part) for part in parts]
 
 
-def chunk(file: IO[bytes], prepared: Prepared, index: int) -> bytes:
-    """Read chunk ``index`` again for sending.
+def chunk(
+    file: IO[bytes],
+    prepared: Prepared,
+    index: int,
+    head: bytes = b"",
+    tail: bytes = b"",
+    room: deque[BytesIO] | None = None,
+) -> bytes:
+    """Read chunk ``index`` again for sending, straight between ``head`` and ``tail``.
+
+    Args:
+        file: the file, open.
+        prepared: its hashes.
+        index: 1-based number of the chunk.
+        head: what its message has before the data.
+        tail: what its message has behind the data.
+        room: memory to build messages in, used in turn: new memory costs more than reading into it. A message that is
+            still in use when its turn comes again keeps its bytes.
 
     Raises:
         Changed: its bytes are not those that were hashed.
@@ -154,28 +189,58 @@ def chunk(file: IO[bytes], prepared: Prepared, index: int) -> bytes:
     """
     start = (index - 1) * prepared.chunk_bytes
     want = min(prepared.chunk_bytes, prepared.size - start)
-    data = read(file, prepared, start, want)
-    if len(data) != want or crc32(data) != prepared.checks[index - 1]:
-        raise Changed
-    return data
+    size = len(head) + want + len(tail)
+    place = room.popleft() if room else BytesIO()
+    if place.getbuffer().nbytes != size:
+        # Its own bytes from the start, so that it can hand them out without a copy.
+        place = BytesIO(bytes(size))
+    # Bytes that somebody still holds are left to him here: BytesIO goes on with a copy.
+    with place.getbuffer() as message:
+        message[: len(head)] = head
+        message[len(head) + want :] = tail
+        with message[len(head) : len(head) + want] as data:
+            if read_into(file, prepared, start, data) != want or crc32(data) != prepared.checks[index - 1]:
+                raise Changed
+    value = place.getvalue()
+    if room is not None:
+        room.append(place)
+    return value
 
 
 def read(file: IO[bytes], prepared: Prepared, offset: int, size: int) -> bytes:
     """Return bytes of what is sent; fewer than ``size`` if the file has become shorter."""
     if not prepared.pieces:
         return system.read_at(file, offset, size)
-    found: list[bytes] = []
-    reached = 0
+    found = bytearray(max(0, min(size, prepared.size - offset)))
+    return bytes(found[: read_into(file, prepared, offset, memoryview(found))])
+
+
+def read_into(file: IO[bytes], prepared: Prepared, offset: int, view: memoryview) -> int:
+    """Fill ``view`` with what is sent, from ``offset`` on; return the bytes: fewer if the file has become shorter."""
+    if not prepared.pieces:
+        return system.read_into(file, offset, view)
+    reached = filled = 0
     for piece in prepared.pieces:
-        low, high = max(offset, reached), min(offset + size, reached + piece.size)
+        low, high = max(offset, reached), min(offset + len(view), reached + piece.size)
         if low < high:
-            inside = low - reached
+            inside, part = low - reached, view[low - offset : high - offset]
             if piece.literal:
-                found.append(piece.literal[inside : high - reached])
+                part[:] = piece.literal[inside : high - reached]
+                filled += len(part)
+            elif (got := system.read_into(file, piece.start + inside, part)) == len(part):
+                filled += got
             else:
-                found.append(system.read_at(file, piece.start + inside, high - low))
+                return filled + got
         reached += piece.size
-    return b"".join(found)
+    return filled
+
+
+def is_current(prepared: Prepared) -> bool:
+    """Say whether size and mtime of the file are still those that were hashed."""
+    try:
+        return _stat_path(prepared.source) == (prepared.source_size, prepared.mtime_ns)
+    except OSError:
+        return False
 
 
 def _stat(file: IO[bytes]) -> tuple[int, int]:

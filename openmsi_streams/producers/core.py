@@ -16,7 +16,7 @@ import msgspec
 
 from openmsi_streams.chunks import ranges
 from openmsi_streams.producers.cleaning import Policy
-from openmsi_streams.producers.content import Piece
+from openmsi_streams.producers.content import Piece, Prepared
 from openmsi_streams.producers.filters import Filter
 from openmsi_streams.producers.mailbox import Mailbox, Open
 from openmsi_streams.producers.readiness import Rule, Tracker
@@ -89,6 +89,7 @@ class Core:
         self._heaps: dict[bool, list[tuple[int, str]]] = {True: [], False: []}
         self._queued: set[str] = set()
         self._preparing: dict[str, int] = {}
+        self._parked: list[tuple[str, Prepared]] = []
         self._current: deque[Job] = deque()
         self._small_bytes = 0
         self._dirty: set[str] = set()

@@ -120,8 +120,8 @@ class Engine(Aftercare):
     def turn(self, idle_wait: float = 0.5) -> None:
         """Do one round of everything that is due; wait up to ``idle_wait`` seconds if there is nothing to send."""
         now = time.monotonic()
-        self._keep_connection(now)
         self._probe(now)
+        self._unpark()
         moved = self._send()
         self._take_inbox(0.0 if moved or self.jobs else self._pause(now, idle_wait))
         now = time.monotonic()
@@ -134,10 +134,14 @@ class Engine(Aftercare):
                 self._set(row, "ready")
                 self._enqueue(row)
         self._prepare()
+        if not self._connected or self.sender.fatal:
+            # While this waits for the broker, a large file that was there at the start is being hashed.
+            self._keep_connection(now)
+            self._prepare()
         self._retries(now)
         if self.jobs and not moved:
             head = next((job for job in self._current if job.reading), None)
-            if head is not None and self.sender.room():
+            if head is not None and self.sender.takes(head):
                 self.sender.wait_for_reader(head, 0.02)
                 self.sender.poll(0)
             else:
@@ -196,7 +200,7 @@ class Engine(Aftercare):
     def _release(self, job: Job) -> None:
         if job.prepared.data is not None:
             self._small_bytes -= len(job.prepared.data)
-        job.close()
+        job.close(self.preparers)
         job.released = True
 
     def _acknowledged(self, job: Job) -> None:

@@ -130,24 +130,36 @@ class Intake(Core):
             self._queued.add(row.path)
             heapq.heappush(self._heaps[row.size <= content.SMALL], (row.mtime_ns, row.path))
 
+    def _may_start(self) -> bool:
+        """Say whether files may be sent: there is a connection, and what receipts have to say first was heard."""
+        if not self._connected or self.sender.fatal:
+            return False
+        return not self._hold_until or self.caught_up or time.monotonic() >= self._hold_until
+
+    def _unpark(self) -> None:
+        """Start what was hashed before it could be sent."""
+        if self._parked and self._may_start():
+            parked, self._parked = self._parked, []
+            for path, prepared in parked:
+                # An outage may have been long.
+                self._prepared(path, prepared if content.is_current(prepared) else Changed())
+
     def _prepare(self) -> None:
         """Hand the oldest files to the hashing threads: many small ones, one large one at a time."""
-        if self.stopping or not self._connected or self.sender.fatal:
-            return
-        if self._hold_until and not self.caught_up and time.monotonic() < self._hold_until:
+        if self.stopping:
             return
         small = sum(1 for size in self._preparing.values() if size <= content.SMALL) + sum(
             1 for job in self._current if job.prepared.data is not None
         )
         heap = self._heaps[True]
-        while heap and small < SMALL_FILES and self._small_bytes < SMALL_BYTES:
+        while heap and small < SMALL_FILES and self._small_bytes < SMALL_BYTES and self._may_start():
             self._submit(heapq.heappop(heap)[1])
             small += 1
         heap = self._heaps[False]
         large = sum(1 for size in self._preparing.values() if size > content.SMALL) + sum(
             1 for job in self._current if job.prepared.data is None
         )
-        # One is sent while the next is hashed.
+        # One is sent while the next is hashed; the first is hashed while there is no connection yet.
         if heap and large < 2 and not any(size > content.SMALL for size in self._preparing.values()):
             self._submit(heapq.heappop(heap)[1])
 
@@ -174,6 +186,9 @@ class Intake(Core):
         self.inbox.put(("prepared", (path, result)))
 
     def _prepared(self, path: str, result: Prepared | Exception) -> None:
+        if isinstance(result, Prepared) and not self._may_start():
+            self._parked.append((path, result))
+            return
         size = self._preparing.pop(path)
         row = self._row(path)
         indexes = self._answers.pop(path, None)

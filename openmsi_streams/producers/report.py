@@ -216,7 +216,7 @@ class Progress:
         job = engine.current_job
         words = "waiting for the broker" if engine.sender.down_since or engine.connect_error else ""
         if job is not None and job.planned > 1:
-            words = f"{job.path} {100 * (job.planned - len(job.todo) - len(job.reading)) // job.planned} %"
+            words = f"{job.path} {100 * (job.planned - job.left) // job.planned} %"
         self._bar.total = max(self._total, engine.sender.bytes)
         self._bar.set_postfix_str(words, refresh=False)
         self._bar.update(engine.sender.bytes - self._bar.n)

@@ -8,13 +8,15 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from concurrent.futures import Executor, Future
 from concurrent.futures import wait as wait_for
+from io import BytesIO
 from typing import IO, TYPE_CHECKING, Any
 
 from openmsi_streams.chunks import ranges
-from openmsi_streams.chunks.codec import Chunk, encode
+from openmsi_streams.chunks.codec import Chunk, Wire, envelope
 from openmsi_streams.chunks.keys import chunk_key, file_id, home_partition
 from openmsi_streams.chunks.paths import relative_path
 from openmsi_streams.config import kafka, topics
+from openmsi_streams.config.kafka import CHUNK_OVERHEAD
 from openmsi_streams.errors import BrokerError, OpenMSIStreamsError, TopicError
 from openmsi_streams.producers import content, system
 from openmsi_streams.producers.content import Prepared
@@ -28,8 +30,13 @@ Seal = Callable[[str, bytes, bytes], tuple[bytes, bytes]]
 """``(topic, key, value) -> (key, value)``, encrypted."""
 
 NO_WORD = "the broker answers but acknowledges nothing"
-# Chunks of one file that are read and hashed ahead of sending; two threads work on them.
+# Reads of one large file ahead of sending; two threads work on them.
 AHEAD = 4
+# An idempotent producer has at most five requests on their way, of up to librdkafka's `batch.size` each. What is queued
+# behind them gains nothing, and keeps librdkafka's thread spinning: it asks all the time whether the batch may go.
+REQUESTS, BATCH_BYTES = 5, 1_000_000
+# Small chunks are read so many bytes at a time.
+READ_BYTES = 512 << 10
 # A turn on one file is short, so that small files get their turn beside a huge one.
 TURN_BYTES = 4 << 20
 
@@ -111,7 +118,11 @@ class Job:
         self.released = False
         """Its file and memory were let go: nothing more of it will be handed over."""
         self.file: IO[bytes] | None = None
-        self.reading: deque[tuple[int, Future[bytes]]] = deque()
+        self.reading: deque[tuple[list[int], Future[list[bytes]]]] = deque()
+        self.ready: deque[tuple[int, bytes]] = deque()
+        """Chunks whose messages are made and not handed over: the first goes next."""
+        # One more than are read ahead: the one that is being handed over.
+        self._room = deque(BytesIO() for _ in range(AHEAD + 1))
         self.began = time.monotonic()
 
     def span(self, index: int) -> tuple[int, int]:
@@ -126,25 +137,69 @@ class Job:
     @property
     def handed_over(self) -> bool:
         """Every chunk was given to the client library."""
-        return not self.todo and not self.reading
+        return not self.todo and not self.reading and not self.ready
+
+    @property
+    def left(self) -> int:
+        """Chunks that are still to be handed over."""
+        return len(self.todo) + sum(len(indexes) for indexes, _ in self.reading) + len(self.ready)
+
+    @property
+    def waiting(self) -> list[int]:
+        """Those chunks."""
+        reading = (index for indexes, _ in self.reading for index in indexes)
+        return [*self.todo, *reading, *(index for index, _ in self.ready)]
+
+    def envelope(self, index: int, wire: Wire) -> tuple[bytes, bytes]:
+        """Return what stands before and behind a chunk's data in its message."""
+        prepared = self.prepared
+        start, end = self.span(index)
+        fields = Chunk(
+            filename=self.filename,
+            file_hash=prepared.sha512,
+            chunk_hash=prepared.digest(index),
+            offset=start,
+            index=index,
+            total=prepared.total,
+            subdir=self.subdir,
+            append=prepared.append,
+            data=memoryview(b""),
+            mtime=prepared.mtime_ns / 1e9,
+        )
+        return envelope(fields, end - start, wire)
+
+    def read(self, indexes: list[int], wire: Wire) -> list[bytes]:
+        """Return the messages of chunks of a large file, read anew. Raises what `content.chunk` raises."""
+        assert self.file is not None
+        room = self._room if len(indexes) == 1 else None
+        return [content.chunk(self.file, self.prepared, one, *self.envelope(one, wire), room) for one in indexes]
 
     @property
     def done(self) -> bool:
         """Nothing is on its way any more."""
         return self.outstanding == 0 and (self.handed_over or self.abandoned or self.error is not None)
 
-    def close(self) -> None:
-        """Let go of the file."""
+    def close(self, aside: Executor | None = None) -> None:
+        """Let go of the file; ``aside``: where its pages are forgotten, which can take a second for a new file."""
         for _, future in self.reading:
             future.cancel()
         # A running read still uses the handle.
         wait_for([future for _, future in self.reading])
         self.reading.clear()
+        self.ready.clear()
+        self._room.clear()
         if self.file is not None:
-            system.forget_pages(self.file)
-            self.file.close()
+            if aside is None:
+                _let_go(self.file)
+            else:
+                aside.submit(_let_go, self.file)
             self.file = None
         self.prepared.data = None
+
+
+def _let_go(file: IO[bytes]) -> None:
+    system.forget_pages(file)
+    file.close()
 
 
 class Sender:
@@ -177,6 +232,13 @@ class Sender:
         """librdkafka gave up this connection: it must be made anew."""
         self.throttle = Throttle(settings.producer.bandwidth)
         self._limit = settings.producer.queue_bytes
+        # A batch that is not full waits for `linger.ms`, so one chunk fills it where two would be too many.
+        chunk_bytes = settings.chunks.chunk_bytes
+        full = chunk_bytes if 2 * chunk_bytes > BATCH_BYTES else BATCH_BYTES
+        given = settings.producer.options.get("batch.size", str(full))
+        # librdkafka says what is wrong with it when the connection is made.
+        self._batch_bytes = int(given) if given.isdecimal() and int(given) else full
+        self._batch_option = given
         self._headers = [(key, value.encode()) for key, value in settings.producer.headers.items()] or None
         self._producer: Any = None
 
@@ -228,6 +290,7 @@ class Sender:
                     "message.timeout.ms": 0,
                     "queue.buffering.max.kbytes": max(1 << 20, 2 * self._limit >> 10),
                     "compression.type": self.settings.producer.compression,
+                    "batch.size": self._batch_option,
                     # Gathers small files into one request; nobody notices 10 ms on a file.
                     "linger.ms": 10,
                     "reconnect.backoff.max.ms": 5000,
@@ -290,6 +353,13 @@ class Sender:
         """Say whether more bytes may be queued."""
         return self.in_flight < self._limit and not self.fatal and self.throttle.wait() <= 0.0
 
+    def takes(self, job: Job) -> bool:
+        """Say whether more of a job may be queued: of a large file no more than goes out at a time."""
+        if not self.room():
+            return False
+        in_one_request = max(1, self._batch_bytes // (job.prepared.chunk_bytes + CHUNK_OVERHEAD))
+        return job.prepared.data is not None or job.outstanding < REQUESTS * in_one_request
+
     def step(self, job: Job) -> bool:
         """Send the next chunks of a job, for one short turn; say whether any went.
 
@@ -298,64 +368,56 @@ class Sender:
             OSError: it cannot be read any more.
         """
         sent = 0
-        while sent < TURN_BYTES and self.room():
+        while sent < TURN_BYTES and self.takes(job):
             taken = self._next(job)
             if taken is None:
                 break
-            index, data = taken
-            if not self._produce(job, index, data):
+            index, value = taken
+            if not self._produce(job, index, value):
                 break
-            sent += len(data) + 1
+            sent += len(value)
         return sent > 0
 
-    def _next(self, job: Job) -> tuple[int, bytes | memoryview] | None:
-        prepared = job.prepared
+    def _next(self, job: Job) -> tuple[int, bytes] | None:
+        """Return the next message that is read, and keep the readers at work."""
+        prepared, wire = job.prepared, self.settings.producer.wire
+        if job.ready:
+            return job.ready.popleft()
         if prepared.data is not None:
             if not job.todo:
                 return None
             index = job.todo.popleft()
             start, end = job.span(index)
-            return index, memoryview(prepared.data)[start:end]
+            head, tail = job.envelope(index, wire)
+            return index, b"".join((head, memoryview(prepared.data)[start:end], tail))
         if job.file is None and job.todo:
             job.file = system.open_shared(prepared.source)
         while job.todo and len(job.reading) < AHEAD:
-            assert job.file is not None
-            index = job.todo.popleft()
-            job.reading.append((index, self.readers.submit(content.chunk, job.file, prepared, index)))
+            together = max(1, READ_BYTES // prepared.chunk_bytes)
+            indexes = [job.todo.popleft() for _ in range(min(together, len(job.todo)))]
+            job.reading.append((indexes, self.readers.submit(job.read, indexes, wire)))
         if not job.reading or not job.reading[0][1].done():
             return None
-        index, future = job.reading.popleft()
-        return index, future.result()
+        indexes, future = job.reading.popleft()
+        job.ready.extend(zip(indexes, future.result(), strict=True))
+        return job.ready.popleft()
 
     def wait_for_reader(self, job: Job, seconds: float) -> None:
         """Wait until the next chunk of a large file is read."""
         if job.reading:
             wait_for([job.reading[0][1]], timeout=seconds)
 
-    def _produce(self, job: Job, index: int, data: bytes | memoryview) -> bool:
+    def _produce(self, job: Job, index: int, value: bytes) -> bool:
         from confluent_kafka import KafkaException
 
-        prepared = job.prepared
-        chunk = Chunk(
-            filename=job.filename,
-            file_hash=prepared.sha512,
-            chunk_hash=prepared.digest(index),
-            offset=(index - 1) * prepared.chunk_bytes,
-            index=index,
-            total=prepared.total,
-            subdir=job.subdir,
-            append=prepared.append,
-            data=memoryview(data),
-            mtime=prepared.mtime_ns / 1e9,
-        )
-        value = encode(chunk, self.settings.producer.wire)
-        key = chunk_key(job.filename, job.subdir, index, prepared.total)
+        plain = value
+        key = chunk_key(job.filename, job.subdir, index, job.prepared.total)
         if self.seal is not None:
             try:
                 key, value = self.seal(self.topic, key, value)
             except OpenMSIStreamsError as error:
                 # E.g. a chain that expired: the file waits and is tried again, the program goes on.
-                self._put_back(job, index, data)
+                job.ready.appendleft((index, plain))
                 job.error = NotSealed(str(error))
                 return False
         size = len(value)
@@ -377,7 +439,8 @@ class Sender:
             more = {"headers": self._headers} if self._headers else {}
             self._producer.produce(self.topic, value, key, partition=job.partition, on_delivery=acknowledged, **more)
         except BufferError:
-            self._put_back(job, index, data)
+            # The library's own queue is full: the chunk goes first next time.
+            job.ready.appendleft((index, plain))
             return False
         except KafkaException as error:
             job.error = error.args[0]
@@ -389,15 +452,6 @@ class Sender:
         self.throttle.take(size)
         self._producer.poll(0)
         return True
-
-    def _put_back(self, job: Job, index: int, data: bytes | memoryview) -> None:
-        """The library's own queue is full: the chunk goes first next time."""
-        if job.prepared.data is not None:
-            job.todo.appendleft(index)
-            return
-        ready: Future[bytes] = Future()
-        ready.set_result(bytes(data))
-        job.reading.appendleft((index, ready))
 
     def poll(self, seconds: float) -> None:
         """Let acknowledgements in, waiting up to ``seconds`` for one."""

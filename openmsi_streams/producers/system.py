@@ -73,6 +73,18 @@ def read_at(file: IO[bytes], offset: int, size: int) -> bytes:
         return b"".join(parts)
 
 
+def read_into(file: IO[bytes], offset: int, view: memoryview) -> int:
+    """Fill ``view`` from ``offset`` on; return the bytes read, fewer only at the end of the file. Threads may share."""
+    if hasattr(os, "preadv"):
+        reached = 0
+        while reached < len(view) and (more := os.preadv(file.fileno(), [view[reached:]], offset + reached)):
+            reached += more
+        return reached
+    with open(file.name, "rb") as own:
+        own.seek(offset)
+        return own.readinto(view)
+
+
 def forget_pages(file: IO[bytes]) -> None:
     """Tell the system that a file's pages are not needed again, so that its cache stays with the instrument."""
     if hasattr(os, "posix_fadvise"):

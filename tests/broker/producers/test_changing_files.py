@@ -94,7 +94,7 @@ def test_a_file_that_changes_while_it_is_sent_arrives_once_with_its_final_conten
     final = os.urandom(LARGE if change != "truncated" else 1_000_000)
     original, done = content.chunk, threading.Event()
 
-    def chunk(file: Any, prepared: Any, index: int) -> bytes:
+    def chunk(file: Any, prepared: Any, index: int, *more: Any) -> bytes:
         if index == 5 and not done.is_set():
             done.set()
             if change == "replaced":
@@ -104,7 +104,7 @@ def test_a_file_that_changes_while_it_is_sent_arrives_once_with_its_final_conten
                 with open(path, "r+b") as writer:
                     writer.truncate(len(final))
                     writer.write(final)
-        return original(file, prepared, index)
+        return original(file, prepared, index, *more)
 
     monkeypatch.setattr(content, "chunk", chunk)
     one.send("a.dat")
@@ -114,6 +114,33 @@ def test_a_file_that_changes_while_it_is_sent_arrives_once_with_its_final_conten
     one.whole({"a.dat": wanted})
     row = one.engine.registry.get("a.dat")
     assert row.state == "sent" and row.sha512 == sha512(final).hexdigest() and row.versions == 2
+
+
+@pytest.mark.parametrize("change", ["none", "rewritten", "deleted"])
+def test_a_large_file_is_hashed_before_there_is_a_connection_and_sent_as_it_is_then(
+    bench: Any, tmp_path: Path, change: str
+) -> None:
+    one = bench({"chunks.chunk_bytes": 16_384})
+    data = os.urandom(LARGE)
+    path = tmp_path / "a.dat"
+    digest = write(path, data)
+    one.engine._connected, one.engine._reconnect_at = False, time.monotonic() + 3600
+    one.look("a.dat")
+    while not one.engine._parked:
+        one.engine.turn(0.02)
+    assert one.engine.registry.get("a.dat").state == "ready" and one.engine.sender.in_flight == 0
+    if change == "rewritten":
+        digest = write(path, data[::-1] + b"more")
+    elif change == "deleted":
+        path.unlink()
+    one.engine._reconnect_at = 0.0
+    one.run()
+    row = one.engine.registry.get("a.dat")
+    if change == "deleted":
+        assert (row.state, row.reason) == ("failed", "deleted before it could be sent")
+        return
+    one.whole({"a.dat": {digest}})
+    assert row.state == "sent" and row.sha512 == digest and row.versions == 1
 
 
 def test_a_file_that_grows_waits_and_arrives_once_when_it_is_whole(bench: Any, tmp_path: Path) -> None:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import json
+import os
 from itertools import pairwise
 from pathlib import Path, PurePosixPath
 from types import ModuleType
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 import pytest
@@ -93,6 +94,16 @@ def test_the_golden_values_read_back_without_our_encoder() -> None:
                 assert read == chunk
                 seen += 1
     assert seen >= 10
+
+
+@pytest.mark.parametrize("size", [0, 1, 255, 256, 65_535, 65_536, 70_000])
+@pytest.mark.parametrize("wire", [9, 10])
+def test_a_message_is_plain_msgpack_whatever_the_length_of_its_data(size: int, wire: Literal[9, 10]) -> None:
+    """Head and tail are put around the data by hand."""
+    data = os.urandom(size)
+    chunk = Chunk("Grün.dat", bytes(64), bytes(range(64)), 2**33, 16_385, 70_000, "a/b", "_s", memoryview(data), 1.5)
+    fields = [getattr(chunk, name) for name in Chunk.__struct_fields__]
+    assert encode(chunk, wire) == msgspec.msgpack.encode(fields[:wire])
 
 
 def test_the_message_of_nine_fields_is_the_other_without_its_time() -> None:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
+from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from hashlib import sha512
+from io import BytesIO
 from pathlib import Path
+from zlib import crc32
 
 import pytest
 from hypothesis import given
@@ -38,6 +41,36 @@ def test_hashes_are_those_of_file_and_chunks_whatever_the_size(
     if prepared.data is None:
         with system.open_shared(prepared.source) as file:
             assert b"".join(content.chunk(file, prepared, n) for n in range(1, prepared.total + 1)) == data
+
+
+@pytest.mark.parametrize("chunk_bytes", [1000, content.BLOCK - 1, content.BLOCK, 2 * content.BLOCK + 1])
+def test_hashes_of_a_large_file_do_not_depend_on_the_blocks_it_is_read_in(
+    tmp_path: Path, pool: ThreadPoolExecutor, chunk_bytes: int
+) -> None:
+    data = os.urandom(2 * content.SMALL + 3)
+    (tmp_path / "x").write_bytes(data)
+    prepared = content.prepare(tmp_path / "x", chunk_bytes, pool)
+    parts = [data[start : start + chunk_bytes] for start in range(0, len(data), chunk_bytes)]
+    assert prepared.sha512 == sha512(data).digest()
+    assert prepared.digests == b"".join(sha512(part).digest() for part in parts)
+    assert prepared.checks == [crc32(part) for part in parts]
+
+
+def test_a_message_keeps_its_bytes_while_its_memory_is_used_for_the_next(
+    tmp_path: Path, pool: ThreadPoolExecutor
+) -> None:
+    data = os.urandom(content.SMALL + 100_000)
+    (tmp_path / "x").write_bytes(data)
+    prepared = content.prepare(tmp_path / "x", 65_536, pool)
+    room = deque([BytesIO(), BytesIO()])
+    with system.open_shared(prepared.source) as file:
+        # Heads of two lengths, and a shorter last chunk.
+        found = [
+            content.chunk(file, prepared, n, b"h" * (1 + n % 2), b"tail", room) for n in range(1, prepared.total + 1)
+        ]
+    for index, message in enumerate(found, start=1):
+        part = data[(index - 1) * 65_536 : index * 65_536]
+        assert message == b"h" * (1 + index % 2) + part + b"tail"
 
 
 @pytest.mark.parametrize("change", ["other bytes", "shorter", "one bit"])

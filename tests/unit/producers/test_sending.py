@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from hashlib import sha512
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from openmsi_streams.chunks.keys import file_id, home_partition
@@ -14,7 +16,7 @@ from openmsi_streams.config import load
 from openmsi_streams.producers import options
 from openmsi_streams.producers.aftercare import chunks_of
 from openmsi_streams.producers.content import Prepared
-from openmsi_streams.producers.sender import Job, Throttle, explain
+from openmsi_streams.producers.sender import Job, Sender, Throttle, explain
 
 
 def prepared(size: int, append: str = "") -> Prepared:
@@ -36,6 +38,25 @@ def test_identity_and_home_partition_are_those_of_the_path_on_the_far_side() -> 
     assert job.far_path == "a/b_skimmed.txt"
     assert job.partition == home_partition("a/b_skimmed.txt", 7)
     assert job.file_id == file_id("t", "a/b_skimmed.txt", job.prepared.sha512.hex())
+
+
+@pytest.mark.parametrize(
+    ("chunk_bytes", "options", "most"),
+    [(524_288, {}, 5), (16_384, {}, 240), (4_000_000, {}, 5), (16_384, {"batch.size": "200000"}, 45)],
+)
+def test_of_a_large_file_no_more_is_queued_than_five_requests_hold(
+    chunk_bytes: int, options: dict[str, str], most: int
+) -> None:
+    """What waits behind them keeps librdkafka's thread spinning, and a small file waiting."""
+    settings = load(None, {"chunks.chunk_bytes": chunk_bytes, "producer.options": options}, {})
+    sender = Sender(settings, "t", ThreadPoolExecutor(1))
+    large = msgspec.structs.replace(prepared(10**9), data=None, chunk_bytes=chunk_bytes)
+    job = Job("t", "a.dat", large, 3)
+    job.outstanding = most - 1
+    assert sender.takes(job)
+    job.outstanding = most
+    assert not sender.takes(job)
+    assert sender.takes(Job("t", "small.dat", prepared(10), 3))
 
 
 @pytest.mark.parametrize("path", ["a/../b", "a/b:c.dat", "COM1.txt", "ends with dot."])
