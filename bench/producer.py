@@ -1,11 +1,15 @@
 """The producer beside OpenMSIStream 1.8.8 and a bare librdkafka producer, in one run on this machine.
 
-    python bench/producer.py [--peer DIR_OR_PYTHON] [--files 5000] [--large-mb 512] [--idle-files 10000]
+    python bench/producer.py [--broker embedded|kafka] [--peer DIR_OR_PYTHON] [--files 5000] [--large-mb 512] [--runs 3]
 
 The peer is the published program in an environment of its own: ``--peer`` names that environment's Python or ``bin``
-folder; without it, ``.venv-openmsistream`` is made from the package index. All send to the embedded broker. Small
-files are counted at the broker, theirs from the first on, ours from the program's start, until 98 % are there or
-``--patience`` seconds have passed; the large file is timed from the program's start, so hashing counts. Prints JSON.
+folder; without it, ``.venv-openmsistream`` is made from the package index. All send to the embedded broker, or to
+Apache Kafka with one broker (``--broker kafka``; needs Java and Maven). Small files are counted at the broker, theirs
+from the first on, ours from the program's start, until 98 % are there or ``--patience`` seconds have passed.
+
+The large file, in chunks of 512 KiB and (a smaller one) of 16 KiB, has one clock for all programs: from the start of
+the process until the broker has its last chunk, so Python's start and hashing count. `start_up` is the same with a file
+of one byte, and the rates are given with and without it; they are medians of alternating runs. Prints JSON.
 """
 
 from __future__ import annotations
@@ -14,20 +18,25 @@ import argparse
 import json
 import os
 import signal
+import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
-from confluent_kafka import Consumer, TopicPartition
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from confluent_kafka import Consumer, KafkaException, TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic
 
 from openmsi_streams.embedded import EmbeddedBroker
 
 CHUNK = 524288
+SMALL_CHUNK = 16384
 PARTITIONS = 3
 PEER = "openmsistream==1.8.8"
 PEER_CONFIG = """[broker]
@@ -45,7 +54,7 @@ from confluent_kafka import Producer
 p = Producer({"bootstrap.servers": sys.argv[1], "enable.idempotence": True, "acks": "all", "linger.ms": 10,
               "queue.buffering.max.kbytes": 65536})
 with open(sys.argv[3], "rb", buffering=0) as f:
-    while block := f.read(524288):
+    while block := f.read(int(sys.argv[4])):
         while True:
             try:
                 p.produce(sys.argv[2], block, partition=0)
@@ -79,6 +88,16 @@ class Topic:
         for future in admin.create_topics([new]).values():
             future.result()
         self._consumer = Consumer({"bootstrap.servers": bootstrap, "group.id": "bench", "log_level": 0})
+        # Apache Kafka has a topic some time before its partitions have a leader.
+        deadline = time.monotonic() + 60
+        while True:
+            try:
+                self.count()
+                return
+            except KafkaException:
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(0.1)
 
     def count(self) -> int:
         """Return the messages so far; the embedded broker tells those of the last batch late."""
@@ -166,45 +185,132 @@ def wait_for_state(state: Path, condition: Callable[[dict[str, Any]], bool], sec
     raise SystemExit("the state file did not tell what was waited for")
 
 
-def speed(given: argparse.Namespace, work: Path, size: int, count: int, with_bare: bool) -> dict[str, Any]:
-    """Send the same files with all programs."""
+@contextmanager
+def broker(kind: str) -> Iterator[str]:
+    """Run a broker of its own for each program (the embedded one keeps all in memory); yield its address."""
+    if kind == "embedded":
+        with EmbeddedBroker() as embedded:
+            yield embedded.bootstrap
+    else:
+        from tests.support.apache_kafka import ApacheKafka
+
+        with tempfile.TemporaryDirectory() as folder, ApacheKafka(Path(folder)) as kafka:
+            yield kafka.bootstrap
+
+
+def theirs(program: Path, folder: Path, bootstrap: str, work: Path, *more: str) -> list[str]:
+    """Return the peer's command line."""
+    config = work / "peer.config"
+    config.write_text(PEER_CONFIG.format(bootstrap=bootstrap))
+    command = [str(program), str(folder), "--config", str(config), "--topic_name", "bench", "--upload_existing"]
+    return [*command, *more]
+
+
+def small(given: argparse.Namespace, work: Path) -> dict[str, Any]:
+    """Send the same small files with ours and the peer's."""
     folder = work / "data"
     folder.mkdir()
-    for number in range(count):
-        random_file(folder / f"file{number:05d}.dat", size)
+    for number in range(given.files):
+        random_file(folder / f"file{number:05d}.dat", given.small_bytes)
     # Theirs and ours wait until a file was quiet; that is no part of the rate.
     time.sleep(3.5)
-    messages = count * max(1, -(-size // CHUNK))
-    found: dict[str, Any] = {}
+    messages = given.files * max(1, -(-given.small_bytes // CHUNK))
     program = peer_program(given.peer)
-    for name in ("ours", "openmsistream_1.8.8", *(["bare_librdkafka"] if with_bare else [])):
-        # A broker of its own for each: the embedded one keeps everything in memory.
-        with EmbeddedBroker() as broker:
-            topic = Topic(broker.bootstrap, "bench")
+    found: dict[str, Any] = {"unit": "files/s"}
+    for name in ("ours", "openmsistream_1.8.8"):
+        with broker(given.broker) as bootstrap, tempfile.TemporaryFile() as log:
+            topic = Topic(bootstrap, "bench")
             if name == "ours":
-                command = ours(folder, "bench", broker.bootstrap, work / "state")
-            elif name == "bare_librdkafka":
-                command = [sys.executable, "-c", BARE, broker.bootstrap, "bench", str(folder / "file00000.dat")]
+                command = ours(folder, "bench", bootstrap, work / "state")
             else:
-                config = work / "peer.config"
-                config.write_text(PEER_CONFIG.format(bootstrap=broker.bootstrap))
-                command = [
-                    str(program),
-                    str(folder),
-                    "--config",
-                    str(config),
-                    "--topic_name",
-                    "bench",
-                    "--upload_existing",
-                ]
-            with tempfile.TemporaryFile() as log:
-                a_second, seconds = rate(topic, command, messages, given.patience, log)
-            if name == "ours":
-                # In our disfavour: all small files may come between two looks, so our start counts and theirs does not.
-                a_second = min(a_second, 0.98 * messages / seconds)
-            found[name] = round(seconds, 2) if count == 1 else round(a_second, 1)
-    ours_, theirs = found["ours"], found["openmsistream_1.8.8"]
-    found["ratio"] = round(theirs / ours_ if count == 1 else ours_ / theirs, 1)
+                command = theirs(program, folder, bootstrap, work)
+            a_second, seconds = rate(topic, command, messages, given.patience, log)
+        if name == "ours":
+            # In our disfavour: all small files may come between two looks, so our start counts and theirs does not.
+            a_second = min(a_second, 0.98 * messages / seconds)
+        found[name] = round(a_second, 1)
+    found["ratio"] = round(found["ours"] / found["openmsistream_1.8.8"], 1)
+    return found
+
+
+def arrival(topic: Topic, command: list[str], messages: int, patience: float) -> tuple[float, float]:
+    """Run a program; return the seconds from its start until the broker has all messages, and its CPU seconds."""
+    with tempfile.TemporaryFile() as log:
+        began = time.monotonic()
+        program = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=log, stderr=log)
+        used = 0.0
+        try:
+            while (have := topic.count()) < messages:
+                used = cpu(program.pid) if program.poll() is None else used
+                if time.monotonic() - began > patience:
+                    log.seek(0)
+                    text = log.read()[-2000:].decode(errors="replace")
+                    raise SystemExit(f"{command[0]} sent {have} of {messages} in {patience:g} s:\n{text}")
+                time.sleep(0.02)
+            seconds = time.monotonic() - began
+            quit_(program)
+            program.wait(60)
+        finally:
+            program.kill()
+            program.wait()
+    return seconds, used
+
+
+def warm(path: Path) -> None:
+    """Read a file into the page cache, where a new one is; ours lets go of it after sending."""
+    with path.open("rb") as file:
+        while file.read(1 << 20):
+            pass
+
+
+def large(given: argparse.Namespace, work: Path, megabytes: int, chunk: int) -> dict[str, Any]:
+    """Send one file with all programs, in turn; one clock for all."""
+    size = megabytes << 20
+    folders = {1: work / "start", size: work / "data"}
+    for bytes_, folder in folders.items():
+        folder.mkdir()
+        random_file(folder / "file.dat", bytes_)
+    time.sleep(3.5)
+    program = peer_program(given.peer)
+    names = ("ours", "openmsistream_1.8.8", "bare_librdkafka")
+    runs: dict[str, list[dict[str, float]]] = {name: [] for name in names}
+    for _ in range(given.runs):
+        for name in names:
+            run = {}
+            for bytes_, folder in folders.items():
+                with broker(given.broker) as bootstrap, tempfile.TemporaryDirectory() as state:
+                    topic = Topic(bootstrap, "bench")
+                    # The topics beside it are made once in a lab's life, not at each start.
+                    apply = ["topics", "apply", "bench", "--bootstrap", bootstrap]
+                    subprocess.run([sys.executable, "-m", "openmsi_streams", *apply], check=True, capture_output=True)
+                    if name == "ours":
+                        command = ours(folder, "bench", bootstrap, Path(state), "--chunk-bytes", str(chunk))
+                    elif name == "bare_librdkafka":
+                        path = str(folder / "file.dat")
+                        command = [sys.executable, "-c", BARE, bootstrap, "bench", path, str(chunk)]
+                    else:
+                        command = theirs(program, folder, bootstrap, work, "--chunk_size", str(chunk))
+                    messages = -(-bytes_ // chunk)
+                    # The embedded broker never tells all of the last batch; only small chunks share one.
+                    wanted = messages if chunk >= CHUNK else max(1, int(0.98 * messages))
+                    warm(folder / "file.dat")
+                    seconds, used = arrival(topic, command, wanted, 600.0)
+                if bytes_ == 1:
+                    run["start_up"] = seconds
+                else:
+                    run |= {"seconds": seconds, "cpu": used, "load": os.getloadavg()[0]}
+            runs[name].append({key: round(value, 2) for key, value in run.items()})
+            print(f"{name}: {runs[name][-1]}", file=sys.stderr, flush=True)
+    found: dict[str, Any] = {"unit": "MB/s", "mb": round(size / 1e6, 1), "chunk_bytes": chunk, "runs": runs}
+    for name in names:
+        found[name] = {
+            "from_start": round(statistics.median(size / 1e6 / run["seconds"] for run in runs[name]), 1),
+            "without_start_up": round(
+                statistics.median(size / 1e6 / max(0.01, run["seconds"] - run["start_up"]) for run in runs[name]), 1
+            ),
+        }
+    for name in names[1:]:
+        found[f"ratio_to_{name}"] = {key: round(found["ours"][key] / found[name][key], 2) for key in found[name]}
     return found
 
 
@@ -216,9 +322,9 @@ def idle(given: argparse.Namespace, work: Path) -> dict[str, Any]:
         path = folder / f"{number // 500}" / f"file{number}.dat"
         path.parent.mkdir(exist_ok=True)
         path.write_bytes(b"%d" % number)
-    with EmbeddedBroker() as broker:
-        Topic(broker.bootstrap, "idle")
-        command = ours(folder, "idle", broker.bootstrap, state)
+    with broker(given.broker) as bootstrap:
+        Topic(bootstrap, "idle")
+        command = ours(folder, "idle", bootstrap, state)
         with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL) as program:
             wait_for_state(state, lambda found: found["files"].get("sent", 0) == given.idle_files, 300)
             time.sleep(5)
@@ -240,10 +346,10 @@ def memory(given: argparse.Namespace, work: Path) -> dict[str, Any]:
     folder, state = work / "data", work / "state"
     folder.mkdir()
     random_file(folder / "huge.dat", int(given.sending_gb * 1e9))
-    with EmbeddedBroker() as broker:
-        Topic(broker.bootstrap, "memory")
+    with broker(given.broker) as bootstrap:
+        Topic(bootstrap, "memory")
         began = time.monotonic()
-        command = ours(folder, "memory", broker.bootstrap, state, "--quiet-seconds", "0")
+        command = ours(folder, "memory", bootstrap, state, "--quiet-seconds", "0")
         with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL) as program:
             wait_for_state(state, lambda found: found["files"].get("sent", 0) == 1, 900)
             took = time.monotonic() - began
@@ -267,21 +373,24 @@ def main() -> None:
     parser.add_argument("--idle-seconds", type=float, default=60.0)
     parser.add_argument("--sending-gb", type=float, default=4.0)
     parser.add_argument("--patience", type=float, default=30.0, help="seconds after which a slow program is stopped")
-    parser.add_argument("--only", choices=["small", "large", "idle", "memory"])
+    parser.add_argument("--broker", choices=["embedded", "kafka"], default="embedded")
+    parser.add_argument("--runs", type=int, default=3, help="alternating runs of the large file")
+    parser.add_argument("--small-chunks-mb", type=int, default=64, help="size of the file sent in chunks of 16 KiB")
+    parser.add_argument("--only", choices=["small", "large", "small_chunks", "idle", "memory"])
     given = parser.parse_args()
-    found: dict[str, Any] = {"cpus": os.cpu_count(), "load": round(os.getloadavg()[0], 2)}
+    found: dict[str, Any] = {"cpus": os.cpu_count(), "load": round(os.getloadavg()[0], 2), "broker": given.broker}
     parts: dict[str, Callable[[Path], dict[str, Any]]] = {
-        "small": lambda work: speed(given, work, given.small_bytes, given.files, False),
-        "large": lambda work: speed(given, work, given.large_mb << 20, 1, True),
+        "small": lambda work: small(given, work),
+        "large": lambda work: large(given, work, given.large_mb, CHUNK),
+        "small_chunks": lambda work: large(given, work, given.small_chunks_mb, SMALL_CHUNK),
         "idle": lambda work: idle(given, work),
         "memory": lambda work: memory(given, work),
     }
     os.environ.setdefault("XDG_DATA_HOME", tempfile.mkdtemp())
-    units = {"small": "files/s", "large": "seconds from start"}
     for name, part in parts.items():
         if given.only in (None, name):
             with tempfile.TemporaryDirectory() as work:
-                found[name] = part(Path(work)) | ({"unit": units[name]} if name in units else {})
+                found[name] = part(Path(work))
     print(json.dumps(found, indent=2))
 
 
