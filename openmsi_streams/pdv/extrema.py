@@ -159,12 +159,10 @@ def window(event: Event, low: float, high: float) -> Window | None:
     if chosen.sum() < 8:
         return None
     tracked = event.tracked
-    # The carrier is an average over some 20 ns; what stays of it is that average's noise and a little of the target.
-    slack = 0.003 * event.carrier_amplitude + 1.5 * math.sqrt(event.noise * tracked.band.dt / 60e-9)
     return window_of(
         t[chosen], tracked.y[chosen], tracked.phase[chosen], tracked.amplitude[chosen],
         scale=2 * math.pi * 1e-9 / event.to_velocity, noise=event.noise, walk=event.carrier.diffusion * 1e-9,
-        walk_width=event.walk_width * 1e9, carrier_slack=slack,
+        walk_width=event.walk_width * 1e9, carrier_slack=event.carrier_slack,
     )  # fmt: skip
 
 

@@ -14,6 +14,7 @@ import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch
+from matplotlib.ticker import MaxNLocator
 from PIL import Image, ImageDraw, ImageFont
 
 from openmsi_streams.pdv.event import Event
@@ -133,9 +134,7 @@ def rounded_text(quantity: Quantity) -> str:
 # Places of the two diagrams on the sheet: left, bottom, width, height.
 _UPPER, _LOWER = (0.065, 0.565, 0.60, 0.325), (0.065, 0.145, 0.60, 0.345)
 _STYLE = {
-    "font.family": "DejaVu Sans", "font.size": 10, "axes.linewidth": 0.8, "text.usetex": False,
-    # A title's place that is given need not be looked for, which costs a layout of all ticks.
-    "axes.titley": 1.0,
+    "font.family": "DejaVu Sans", "font.size": 10, "axes.linewidth": 0.8, "text.usetex": False, "axes.titley": 1.0,
 }  # fmt: skip
 
 
@@ -156,6 +155,43 @@ def draw_sheet(result: ShotResult, path: Path) -> None:
         _table(figure, words, result)
         _strip(figure, words, result)
         _save(figure, words, path)
+
+
+def _scales(
+    axes: Any, words: _Words, place: tuple[float, float, float, float], x: tuple[float, float], y: tuple[float, float],
+    *, below: bool, grid: bool,
+) -> None:  # fmt: skip
+    """Limits, ticks and labels of a diagram. matplotlib's own ticks would take half of the time of a sheet."""
+    left, bottom, width, height = place
+    axes.set_xlim(*x)
+    axes.set_ylim(*y)
+    axes.xaxis.set_visible(False)
+    axes.yaxis.set_visible(False)
+    across = [at for at in MaxNLocator(9, steps=[1, 2, 5, 10]).tick_values(*x) if x[0] <= at <= x[1]]
+    up = [at for at in MaxNLocator(6, steps=[1, 2, 2.5, 5, 10]).tick_values(*y) if y[0] <= at <= y[1]]
+    # Ticks are as long as four thousandths of the sheet; a gap (nan) parts one line from the next.
+    dx, dy = 0.004 * (x[1] - x[0]) / width, 0.006 * (y[1] - y[0]) / height
+    for lines, colour, thick in (
+        ([((at, at), y) for at in across] + [(x, (at, at)) for at in up] if grid else [], "#dddddd", 0.5),
+        ([((at, at), (y[0] - dy, y[0])) for at in across] + [((x[0] - dx, x[0]), (at, at)) for at in up], "black", 0.8),
+    ):
+        if lines:
+            xs = np.array([(*line[0], np.nan) for line in lines]).ravel()
+            ys = np.array([(*line[1], np.nan) for line in lines]).ravel()
+            axes.plot(xs, ys, color=colour, lw=thick, clip_on=False, zorder=0.5 if colour != "black" else 3)
+    digits = 0 if len(up) < 2 or float(up[1] - up[0]).is_integer() else 1
+    for at in up:
+        words.add(left - 0.008, bottom + height * (at - y[0]) / (y[1] - y[0]), _plain(at, digits), 10, anchor="rm")
+    words.add(0.008, bottom + height + 0.012, "Velocity (m/s)" if below else "m/s", 10, anchor="ls")
+    if below:
+        digits = 0 if len(across) < 2 or float(across[1] - across[0]).is_integer() else 1
+        for at in across:
+            words.add(left + width * (at - x[0]) / (x[1] - x[0]), bottom - 0.014, _plain(at, digits), 10, anchor="ma")
+        words.add(left + 0.5 * width, bottom - 0.046, "Time on the record's axis (ns)", 10, anchor="ma")
+
+
+def _plain(value: float, digits: int) -> str:
+    return f"{value + 0.0:.{digits}f}".replace("-", "−")
 
 
 def _save(figure: Figure, words: _Words, path: Path) -> None:
@@ -236,11 +272,7 @@ def _spectrogram(axes: Any, words: _Words, event: Event, span: tuple[float, floa
     ridge[event.tracked.amplitude < 0.1 * float(np.median(event.tracked.amplitude[inside]))] = np.nan
     axes.plot(event.t[inside] * 1e9, ridge[inside], color="white", lw=2.2, alpha=0.85)
     axes.plot(event.t[inside] * 1e9, ridge[inside], color=RED, lw=1.1)
-    axes.set_xlim(left, right)
-    axes.set_ylim(low, top)
-    axes.set_ylabel("Velocity (m/s)")
-    axes.yaxis.set_label_coords(-0.072, 0.5)
-    axes.tick_params(labelbottom=False)
+    _scales(axes, words, _UPPER, (left, right), (low, top), below=False, grid=False)
     title = "Spectrogram, carrier removed, with the ridge" if slow else "Spectrogram, carrier at 0 m/s, with the ridge"
     x, y, width, height = _UPPER
     words.add(x + 0.006, y + 0.955 * height, title, 9, "white", anchor="la", halo="#00224e")
@@ -257,15 +289,10 @@ def _velocity(axes: Any, words: _Words, event: Event, result: ShotResult, limits
     high = float(np.percentile(v, 99.9)) if v.size else 1.0
     low = min(float(np.percentile(v, 1)) if v.size else 0.0, 0.0)
     span = max(high - low, 1.0)
-    axes.set_xlim(left, right)
-    axes.set_ylim(low - 0.08 * span, high + 0.22 * span)
-    axes.set_xlabel("Time on the record's axis (ns)")
-    axes.set_ylabel("Velocity (m/s)")
-    axes.xaxis.set_label_coords(0.5, -0.125)
-    axes.yaxis.set_label_coords(-0.072, 0.5)
-    axes.grid(True, color="#dddddd", lw=0.5)
+    _scales(axes, words, _LOWER, (left, right), (low - 0.08 * span, high + 0.22 * span), below=True, grid=True)
     offsets = {"peak": (0, 9, "center", "bottom"), "pull-back": (0, -9, "center", "top"),
                "recompression": (0, 9, "center", "bottom")}  # fmt: skip
+    start = _value(result, "start_time")
     box = {"boxstyle": "round,pad=0.15", "fc": "white", "ec": "none", "alpha": 0.85}
     for label, (key, when, marker, colour) in _MARKS.items():
         if key not in result.quantities or when not in result.quantities:
@@ -275,9 +302,11 @@ def _velocity(axes: Any, words: _Words, event: Event, result: ShotResult, limits
             continue
         axes.plot([x], [y], marker, ms=7, mfc="none", mec=colour, mew=1.8)
         dx, dy, ha, va = offsets[label]
+        if start is not None and 0 <= x - start * 1e9 < 0.08 * (right - left):
+            # A label centred on an early peak would stand on the line of the start.
+            dx, ha = -4, "left"
         axes.annotate(f"{label} {y:.1f}", (x, y), (dx, dy), textcoords="offset points", ha=ha, va=va, color=colour,
                       fontsize=9.5, bbox=box)  # fmt: skip
-    start = _value(result, "start_time")
     if start is not None and left <= start * 1e9 <= right:
         axes.axvline(start * 1e9, color=ORANGE, lw=1.3, ls="--")
         axes.annotate(f"start {start * 1e9:.2f} ns", (start * 1e9, low + 0.82 * span), (-4, 0), rotation=90,
@@ -337,12 +366,13 @@ def _table(figure: Figure, words: _Words, result: ShotResult) -> None:
         y -= 0.026
 
 
-_GRAVE = {"methods_disagree", "fit_failed", "internal_error", "uncertain_peak", "low_snr", "event_cut_off", "no_sheet"}
+_GRAVE = {"methods_disagree", "fit_failed", "internal_error", "uncertain_peak", "low_snr", "event_cut_off", "no_sheet",
+          "no values"}  # fmt: skip
 
 
 def _strip(figure: Figure, words: _Words, result: ShotResult) -> None:
     """Flags as plain words: grave ones in vermilion, others in orange, none in green."""
-    flags = result.flags
+    flags = result.flags or (["no values"] if result.shot_class in ("no_shot", "unreadable") else [])
     x, y = 0.065, 0.052
     words.add(x, y + 0.026, "Quality", 9, "#555555", anchor="lm")
     if not flags:

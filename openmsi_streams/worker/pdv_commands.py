@@ -11,7 +11,6 @@ from openmsi_streams.chunks.topics import beside
 from openmsi_streams.config import Settings, load
 from openmsi_streams.config.reading import read_to_end
 from openmsi_streams.pdv.commands import pdv
-from openmsi_streams.processors.history import choose, read_delivered, send_again
 
 __all__ = ["pdv"]
 
@@ -39,6 +38,9 @@ def replay(
 
     As far back as <TOPIC>.delivered is kept (30 days by default).
     """
+    # Analysing files, in the same group, needs none of this; reading it in takes longer than some commands do.
+    from openmsi_streams.processors.history import choose, read_delivered, send_again
+
     settings = load(config, {"broker.bootstrap": broker})
     chosen = choose(read_delivered(settings, topic), (), match, since.timestamp() if since else 0.0)
     known = classes_of(settings, topic)

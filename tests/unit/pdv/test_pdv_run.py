@@ -10,12 +10,14 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
+from PIL import Image, ImageDraw
 
 from openmsi_streams.errors import ConfigurationError
 from openmsi_streams.pdv import synthetic
 from openmsi_streams.pdv.commands import pdv
 from openmsi_streams.pdv.materials import MATERIALS, find_material
 from openmsi_streams.pdv.physics import impact_particle_velocity, spall_acoustic, spall_elastic_plastic
+from openmsi_streams.pdv.result import Quantity
 from openmsi_streams.pdv.run import analyze_to_files, csv_row, matches
 from openmsi_streams.pdv.settings import choose, constants, settings_from
 
@@ -161,3 +163,29 @@ def test_every_material_is_possible_and_has_its_source() -> None:
         assert material.source.startswith(("rho0", "C0")) and "CL:" in material.source
         assert min(material.sigma_density, material.sigma_c0, material.sigma_cl, material.sigma_s) > 0
         assert 0.7 < material.s < 2.0
+
+
+@pytest.mark.parametrize("case", ["HEL foot", "flyer", "no spall, release", "slow 60 m/s", "fast 3 km/s", "no shot"])
+def test_the_sheet_says_what_the_json_says(case: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every quantity stands on the sheet with the JSON's value, sigma and unit, and no two words on each other."""
+    from openmsi_streams.pdv import sheet
+
+    said: list[tuple[str, tuple[float, float, float, float]]] = []
+
+    def note(words: sheet._Words, image: Image.Image) -> None:
+        draw = ImageDraw.Draw(image)
+        for x, y, text, options in words._items:
+            place = (x * image.width, (1 - y) * image.height)
+            said.append((text, draw.textbbox(place, text, font=options["font"], anchor=options["anchor"])))
+
+    monkeypatch.setattr(sheet._Words, "write", note)
+    synthetic.write_trc(tmp_path / "s.trc", case=case, seed=1)
+    done = analyze_to_files(str(tmp_path / "s.trc"), str(tmp_path), {"material": "copper", "standoff_mm": 0.125}, {})
+    texts = [text for text, _ in said]
+    for name, item in done["result"]["quantities"].items():
+        if name in sheet.LABELS:
+            assert sheet.rounded_text(Quantity(item["value"], item["unit"], item.get("sigma"))) in texts, name
+    for k, (one, a) in enumerate(said):
+        assert a[0] >= 0 and a[2] <= 1800 and a[1] >= 0 and a[3] <= 1013, one
+        for other, b in said[k + 1 :]:
+            assert a[2] <= b[0] or b[2] <= a[0] or a[3] <= b[1] or b[3] <= a[1], (one, other)
