@@ -6,8 +6,8 @@ The path is the work between the stream and the disk: take a message, (open it),
 stalls are the gaps between turns of a task that wants one every millisecond. With ``--worker``, workers as processes
 read files from an embedded broker, plain and encrypted in turns, with the data key already there, and the time from
 readiness to the last file is taken. The stalls are the worker's own metrics: "stall" is how long its loop was not free,
-"hold" the same without its wait for a processor; beside them stands what an idle loop in a process of its own suffered
-at the same time. "first file" is the time of a producer's first message, its data key's way included.
+"hold" the part of that in which the worker computed; beside them stands what an idle loop in a process of its own
+suffered at the same time. "first file" is the time of a producer's first message, its data key's way included.
 """
 
 from __future__ import annotations

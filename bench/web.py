@@ -24,6 +24,8 @@ from tempfile import TemporaryDirectory
 from typing import Any
 from urllib.parse import urlsplit
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
 import msgspec
 from idle_loop import IdleLoop
 
@@ -283,7 +285,7 @@ def transfer(rows: int, rounds: int, files: int, size: int, viewers: int) -> Non
     print(f"  load of the machine after them: {os.getloadavg()[0]:.1f}; event loop, each turn, ms:")
     for what, explained in (
         ("stall", "longest time in the last minute in which it was not free"),
-        ("hold", "the same without waiting for a processor"),
+        ("hold", "the part of it in which the worker computed, at most"),
         ("idle loop", "a loop without work in another process, meanwhile"),
     ):
         without, with_ = ([round(stall * 1e3) for stall in stalls[what][seen]] for seen in (False, True))

@@ -135,7 +135,7 @@ LOOP_STALL = Gauge(
 )
 LOOP_HOLD = Gauge(
     "openmsi_streams_loop_hold_seconds",
-    "The same without the time in which the loop's thread waited for a free processor (Linux).",
+    "The part of such a time in which this process computed, at most.",
     registry=REGISTRY,
 )
 VIEW_SECONDS = Histogram(
