@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).parents[2]
 FENCE = re.compile(r"^(?P<indent> *)```(?P<language>[^\n]*)\n(?P<text>.*?)^(?P=indent)```", re.MULTILINE | re.DOTALL)
@@ -35,7 +36,7 @@ NOT_HERE = {
     r"python3 -m venv /opt/openmsi-streams": "writes to /opt, as root; only of use with the line after it",
     r"docker compose .*": "needs a Docker daemon and images from a registry",
     r"journalctl --unit \S+ --follow": "needs systemd's journal",
-    r"openmsi-streams demo": "runs in tests/broker/demo; here with the options of capacity.md and few bytes",
+    r"openmsi-streams demo( --camera-mb 1000 --once)?": "tests/broker/demo runs it, with fewer bytes",
 }
 
 
@@ -80,6 +81,21 @@ def commands(text: str) -> list[str]:
 def cannot_run(command: str) -> str:
     """Return why a command cannot run in the tests; empty if it can."""
     return next((reason for pattern, reason in NOT_HERE.items() if re.fullmatch(pattern, command)), "")
+
+
+def hold(shown: Any, real: Any, where: str = "") -> None:
+    """Hold a JSON document that a page shows against a real one: its names are there, with values of the same type."""
+    if isinstance(shown, dict):
+        assert isinstance(real, dict) and set(shown) <= set(real), (where, real)
+        for name in shown:
+            hold(shown[name], real[name], f"{where}.{name}")
+    elif isinstance(shown, list):
+        # One that is of the same class, where things have classes.
+        alike = [one for one in real if one.get("class") == shown[0].get("class")]
+        assert alike, where
+        hold(shown[0], alike[0], f"{where}[]")
+    else:
+        assert isinstance(real, type(shown)) or {type(real), type(shown)} == {int, float}, (where, shown, real)
 
 
 def without_blocks(text: str) -> str:

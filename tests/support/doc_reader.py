@@ -7,7 +7,6 @@ import re
 import shlex
 import shutil
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -47,14 +46,12 @@ PLACEHOLDERS = {
     # what is another one for everybody
     "s3://bucket/prefix": "s3://lab-data/lasershock-pdv",
     "3f2b8c...e1": "{file_id}",
-    "--camera-mb 1000": "--camera-mb 1",
 }
 # What the shell adds, so that nothing outside the home folder is touched and no fixed port is used.
 ADDED = {
     r"openmsi-streams service \w+": "--root {home}/root",
     r"openmsi-streams broker(?!.*--port)": "--port {broker_port}",
     r"openmsi-streams s3(?!.*--port)": "--port {s3_port}",
-    r"openmsi-streams demo": "--json {home}/demo.json",
     r"curl": "--silent --show-error",
 }
 # Commands that run until they are stopped, with what they say once they are at work.
@@ -72,6 +69,7 @@ class Reader:
     def __init__(self, home: Path, bootstrap: str, web: str, store: Path) -> None:
         """Prepare a home folder with a shell's programs; ``web`` is the address of a worker, ``store`` its folder."""
         self.home = home
+        self.name = reader_name(home.name)
         self.values = {
             "home": str(home),
             "bootstrap": bootstrap,
@@ -87,6 +85,8 @@ class Reader:
         """Names of files that blocks of settings are saved under."""
         self.more: dict[str, str] = {}
         """Further placeholders of the page."""
+        self.more_python = ""
+        """What the reader writes below the page's Python, which may define without calling."""
         self.programs: dict[str, Program] = {}
         self.said: dict[str, str] = {}
         """What each command printed, by its line in the page; of one that stays until it was at work."""
@@ -120,13 +120,13 @@ class Reader:
         self.env |= {
             "OPENMSI_STREAMS__WEB__PORT": str(free_port()),
             "OPENMSI_STREAMS__WORKER__PROFILE": "embedded",
-            "OPENMSI_STREAMS__WORKER__ID": re.sub(r"[^a-z0-9]+", "-", self.home.name.lower()),
+            "OPENMSI_STREAMS__WORKER__ID": self.name,
             "OPENMSI_STREAMS__WORKER__DATA": str(self.home / "state"),
         }
 
     def has_a_topic(self, name: str) -> None:
         """Use a topic of the page's own: two laboratories' workers on one topic would both give receipts for it."""
-        own = re.sub(r"[^a-z0-9]+", "-", self.home.name.lower())
+        own = self.name
         self.more |= {f"--topic {name}": f"--topic {own}", f'topics = ["{name}"]': f'topics = ["{own}"]'}
 
     def translated(self, text: str) -> str:
@@ -148,11 +148,15 @@ class Reader:
 
     def read(self, page: Path) -> None:
         """Do what a page says, from its top to its end."""
-        for block in blocks("sh", "bat", "toml", page=page):
+        for block in blocks("sh", "bat", "toml", "python", page=page):
             if block.made:
                 continue
             if block.number in self.before:
                 self.before[block.number]()
+            if block.language == "python":
+                script = self.put(f"block{block.number}.py", self.translated(block.text) + self.more_python)
+                self.do(f"python -c 'import {script.stem}'", block)
+                continue
             if block.language == "toml":
                 if block.number in self.files:
                     path = self.home / self.files[block.number]
@@ -169,7 +173,6 @@ class Reader:
         Returns:
             What it printed.
         """
-        began = time.monotonic()
         where = block.name if block is not None else "before"
         line = self.translated(command)
         words = command.split()
@@ -189,7 +192,6 @@ class Reader:
                 pairs = (one.partition("=") for one in kept.read_text().split("\0"))
                 self.env |= {name: value for name, _, value in pairs if name}
                 kept.unlink()
-        print(f"{time.monotonic() - began:6.2f} s  {command}")
         self.said[command] = text
         return text
 
@@ -227,6 +229,11 @@ class Reader:
             shutil.copytree(source, target)
         else:
             shutil.copy2(source, target)
+
+
+def reader_name(page: str) -> str:
+    """Return the name of a page's own topic and worker."""
+    return re.sub(r"[^a-z0-9]+", "-", page.lower())
 
 
 def settings_of(broker: EmbeddedBroker, s3: EmbeddedS3, bucket: str, **tables: str) -> str:

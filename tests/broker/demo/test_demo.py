@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.doc_blocks import ROOT, blocks, hold
 from tests.support.programs import Program, run_cli, spawn_cli
 from tests.support.waiting import wait_until
 
@@ -65,6 +66,8 @@ def test_the_demo_delivers_every_file_and_says_so_as_data(tmp_path: Path) -> Non
             assert sha512(copy.read_bytes()).hexdigest() == file["sha512"], copy
         assert file["s3_url"].startswith("s3://lab/lab/") and file["s3_sha512"] == file["sha512"]
         assert file["seconds"] is not None and file["state"] == "delivered"
+    (shown,) = blocks("json", page=ROOT / "docs/demo.md")
+    hold(json.loads(shown.text), data)
     found = data["analyses"]
     shots = {shot["path"]: shot["class"] for shot in found["shots"]}
     assert set(shots) == {file["path"] for file in data["files"] if file["path"].startswith("oscilloscope/")}
@@ -79,7 +82,7 @@ def started(program: Program) -> set[int]:
     program.wait_for("instruments start to measure", 120)
     pids = descendants(program.pid)
     commands = " ".join(alive(pids).values())
-    assert all(part in commands for part in ("tansu", "nanio", " worker ", " watch ")), commands
+    assert all(part in commands for part in ("tansu", "placed_s3", " worker ", " watch ")), commands
     return pids
 
 

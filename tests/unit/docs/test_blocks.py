@@ -250,7 +250,7 @@ def test_json_of_an_error_is_what_the_description_of_the_api_says() -> None:
 
 
 def test_json_without_a_test_of_its_own_does_not_slip_in() -> None:
-    """docs/demo.md's is held against a real result in tests/broker/docs."""
+    """docs/demo.md's is held against a real result in tests/broker/demo."""
     assert {block.page.name for block in blocks("json")} == {"api.md", "demo.md"}
 
 
