@@ -37,8 +37,6 @@ log = logging.getLogger(__name__)
 
 # A session must outlive a pause of the whole machine (a snapshot, a full disk's stall); heartbeats are a third of it.
 HEARTBEATS_A_SESSION = 6.0
-# What one partition may hand over in a fetch: eight chunks of the default size keep the pipe full.
-FETCH_BYTES = 4 * MIB
 # A last heartbeat; a broker that is away does not keep a worker from ending.
 LEAVE_SECONDS = 2.0
 # An event loop that waits for a full disk must not be thrown out of its group: a day.
@@ -185,10 +183,7 @@ def _faust_app(settings: Settings, data: Path) -> Any:
         stream_buffer_maxsize=min(waiting, 4096),
         stream_wait_empty=False,
         consumer_auto_offset_reset="earliest",
-        consumer_max_fetch_size=max(FETCH_BYTES, largest + MIB),
         producer_max_request_size=max(settings.chunks.largest_chunk + MIB, largest),
-        # A payload's SHA-512 is checked end to end; aiokafka's CRC-32C in software would be a sixth of all work.
-        broker_check_crcs=False,
         broker_session_timeout=session,
         broker_rebalance_timeout=session,
         broker_heartbeat_interval=session / HEARTBEATS_A_SESSION,

@@ -20,6 +20,10 @@ from confluent_kafka import TopicPartition as Place
 
 log = logging.getLogger(__name__)
 
+# How long the broker may hold an empty fetch: a partition that is sought waits behind it.
+FETCH_WAIT_MS = 250
+# What one partition may hand over in a fetch: eight chunks of the default size keep the pipe full.
+FETCH_BYTES = 4 << 20
 # How long the thread waits for a message before it looks whether partitions have moved.
 POLL_SECONDS = 0.1
 # Messages taken at once from librdkafka's queue behind the first.
@@ -94,6 +98,8 @@ class Feed:
                 **client,
                 "queued.max.messages.kbytes": max(1024, budget // 2048),
                 "fetch.queue.backoff.ms": BACKOFF_MS,
+                "fetch.wait.max.ms": FETCH_WAIT_MS,
+                "fetch.message.max.bytes": FETCH_BYTES,
                 "isolation.level": "read_uncommitted",
             }
         )

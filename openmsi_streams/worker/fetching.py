@@ -1,4 +1,4 @@
-"""What Faust's consumer must do otherwise: fetch with librdkafka, wait for less, and begin at the beginning."""
+"""What Faust's consumer must do otherwise: fetch with librdkafka, and begin at the beginning."""
 
 from __future__ import annotations
 
@@ -9,9 +9,8 @@ from typing import Any
 from openmsi_streams.config import kafka
 from openmsi_streams.config.settings import Settings
 
-# Faust asks the broker to hold an empty fetch for 1.5 s, and requests on one connection are answered in order: the two
-# questions for offsets at every start and rebalance can wait behind such fetches, 3 s together.
-FETCH_WAIT_MS = 250
+# The part of the memory budget for what is fetched and not yet in Faust's streams, which have a quarter themselves.
+FEED_SHARE = 16
 
 
 def adapt(app: Any, settings: Settings, on_fault: Callable[[BaseException], None]) -> None:
@@ -25,21 +24,14 @@ def adapt(app: Any, settings: Settings, on_fault: Callable[[BaseException], None
 
         async def on_start(self) -> None:
             await super().on_start()
-            client = kafka.consumer(settings, **{"fetch.wait.max.ms": FETCH_WAIT_MS})
-            budget = settings.worker.memory_budget // 16
-            self._feed = Feed(self._ensure_consumer()._fetcher, self.thread_loop, client, budget, on_fault)
+            fetcher = self._ensure_consumer()._fetcher
+            budget = settings.worker.memory_budget // FEED_SHARE
+            self._feed = Feed(fetcher, self.thread_loop, kafka.consumer(settings), budget, on_fault)
 
         async def on_thread_stop(self) -> None:
             if self._feed is not None:
                 await asyncio.get_running_loop().run_in_executor(None, self._feed.close)
             await super().on_thread_stop()
-
-        def _create_worker_consumer(self, transport: Any) -> Any:
-            consumer = super()._create_worker_consumer(transport)
-            # Faust has no setting for it; aiokafka hands it to its fetcher when it starts.
-            assert hasattr(consumer, "_fetch_max_wait_ms"), "aiokafka has renamed the setting"
-            consumer._fetch_max_wait_ms = FETCH_WAIT_MS
-            return consumer
 
         async def seek_to_committed(self) -> Any:
             """Seek to the committed offsets, and to the beginning where nothing is committed.
