@@ -47,7 +47,7 @@ SCRIPTS: dict[str, tuple[list[str], list[str], bool]] = {
     "stores": (["--size", "64", "--small", "200", "--rounds", "3"], [], False),
     "pdv": (["--seeds", "2"], ["--seeds", "20", "--cost"], False),
     "gemd": ([], [], False),
-    "crypto": (["--messages", "200"], [], False),
+    "crypto": (["--messages", "200"], ["--worker"], False),
     "web": (["--rows", "100000", "--seconds", "5"], ["--transfer"], False),
     "soak": (["--minutes", "2", "--restart-every", "40"], ["--minutes", "30"], True),
 }

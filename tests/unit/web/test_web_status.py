@@ -79,6 +79,21 @@ def test_a_path_shows_versions_reasons_and_missing_ranges(serve: Serve) -> None:
     assert status("none", "--url", server.url).return_value == commands.UNKNOWN
 
 
+@pytest.mark.parametrize(
+    ("path", "code"),
+    [("delivered.dat", 0), ("receiving.dat", 3), ("stalled.dat", 4), ("quarantined.dat", 4), ("none.dat", 5)],
+)
+def test_scripts_see_the_state_of_a_path_in_the_exit_code(serve: Serve, path: str, code: int) -> None:
+    source = FakeSource("lab")
+    for state in (State.DELIVERED, State.RECEIVING, State.STALLED, State.QUARANTINED):
+        source.put(make_row(f"{state}.dat", state))
+    server = serve(source)
+    with pytest.raises(SystemExit) as ended:
+        main(["status", path, "--url", server.url])
+    # Click leaves with None after a success.
+    assert (ended.value.code or 0) == code
+
+
 def test_watching_a_path_ends_when_it_is_settled(serve: Serve) -> None:
     source = FakeSource("lab")
     file_id = source.put(make_row("x", State.DELIVERING))
