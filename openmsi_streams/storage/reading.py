@@ -18,13 +18,13 @@ from openmsi_streams.storage.base import READ_BYTES, StoreUnavailable
 from openmsi_streams.storage.checksums import Throttle
 
 if TYPE_CHECKING:
-    from openmsi_streams.storage.s3 import S3Store
+    from openmsi_streams.storage.s3objects import S3Objects
 
 # A read that breaks off goes on where it was; so many breaks without a byte in between are a server that is down.
 _TRIES = 5
 
 
-def read_object(store: S3Store, key: str, take: Callable[[bytes], object]) -> int:
+def read_object(store: S3Objects, key: str, take: Callable[[bytes], object]) -> int:
     """Hand every byte of an object to ``take``, in order, once each.
 
     Returns:
@@ -68,14 +68,14 @@ def read_object(store: S3Store, key: str, take: Callable[[bytes], object]) -> in
         time.sleep(0.1 * 2**breaks)
 
 
-def sha512_of(store: S3Store, key: str) -> str:
+def sha512_of(store: S3Objects, key: str) -> str:
     """Return the sha512 of an object's bytes, in hex. Raises as `read_object`."""
     h = hashlib.sha512()
     read_object(store, key, h.update)
     return h.hexdigest()
 
 
-def fetch_object(store: S3Store, key: str, target: Path, sha512: str, mtime: float | None = None) -> int:
+def fetch_object(store: S3Objects, key: str, target: Path, sha512: str, mtime: float | None = None) -> int:
     """Write an object to ``target``, which gets its name only when the sha512 is right.
 
     Args:

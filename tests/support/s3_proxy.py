@@ -125,6 +125,16 @@ class S3Proxy:
         body = await reader.readexactly(int(named.get("content-length", "0")))
         request = Request(method, target, named, body)
         self.seen.append(request)
+        try:
+            await self._pass_on(request, writer, first, headers)
+        finally:
+            # What was asked is kept for counting; gigabytes of parts are not.
+            request.body = b""
+
+    async def _pass_on(
+        self, request: Request, writer: asyncio.StreamWriter, first: str, headers: list[tuple[str, ...]]
+    ) -> None:
+        body = request.body
         canned = self.answer(request) if self.answer is not None else None
         if canned is not None:
             await self._refuse(writer, *canned)

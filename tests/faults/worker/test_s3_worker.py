@@ -15,11 +15,13 @@ import pytest
 
 from openmsi_streams.config.settings import S3Settings
 from openmsi_streams.embedded import EmbeddedS3
+from openmsi_streams.storage.parts import Plan
 from openmsi_streams.storage.s3 import S3Store
 from tests.support.brokers import a_broker
 from tests.support.files import make_files
 from tests.support.kafka import make_topics
 from tests.support.programs import spawn_cli
+from tests.support.s3_proxy import S3Proxy
 from tests.support.waiting import wait_until
 from tests.support.workers import Worker, receipts, wait_delivered
 
@@ -131,11 +133,12 @@ def test_a_killed_worker_goes_on_with_its_upload(tmp_path: Path, size: int, kill
     rng = random.Random(3)
     hashes = make_files(tmp_path / "source", 2, size, size, seed=6)
     large = next(path for path in hashes if (tmp_path / "source" / path).stat().st_size)
-    with a_broker() as broker, EmbeddedS3() as s3:
+    with a_broker() as broker, EmbeddedS3() as s3, S3Proxy(s3.endpoint) as proxy:
         s3.make_bucket(BUCKET)
         make_topics(broker.bootstrap, TOPIC)
         client, store = client_of(s3), store_of(s3)
-        worker = Worker(broker.bootstrap, TOPIC, tmp_path, worker__stall_after=10, **s3_settings(s3))
+        settings = {**s3_settings(s3), "s3__main__endpoint": proxy.endpoint}
+        worker = Worker(broker.bootstrap, TOPIC, tmp_path, worker__stall_after=10, **settings)
         with worker.start():
             upload = spawn_cli(
                 *("upload", tmp_path / "source", "--topic", TOPIC, "--broker", broker.bootstrap, "--bandwidth", rate)
@@ -160,3 +163,8 @@ def test_a_killed_worker_goes_on_with_its_upload(tmp_path: Path, size: int, kill
         store.sweep(set())
         assert not uploads(), "no orphaned upload is left"
         assert begun[0]["Key"] == key
+        sent = [re.findall(r"partNumber=(\d+)", request.target)[0] for request in proxy.seen if request.is_part]
+        needed, again = len(set(sent)), len(sent) - len(set(sent))
+        print(f"{needed} parts of {size} bytes, {again} sent again in {kills} kills; load {os.getloadavg()[0]:.1f}")
+        # Those on their way when the worker was killed.
+        assert needed == Plan(store.settings.part_bytes).count(size) and again <= kills * store.settings.parallel
