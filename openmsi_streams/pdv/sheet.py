@@ -2,30 +2,20 @@
 
 from __future__ import annotations
 
-import functools
-import io
 import math
 import textwrap
 from pathlib import Path
-from typing import Any
 
-import matplotlib as mpl
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
-from matplotlib.patches import FancyBboxPatch
-from matplotlib.ticker import MaxNLocator
-from PIL import Image, ImageDraw, ImageFont
 
+from openmsi_streams.pdv.canvas import SCALE, Canvas, Frame
 from openmsi_streams.pdv.event import Event
 from openmsi_streams.pdv.result import Quantity, ShotResult
 from openmsi_streams.pdv.spectral import Band, frames
 
-DPI = 150
-SIZE = (12.0, 6.75)
 # Okabe and Ito's colours, told apart with any colour vision.
 BLUE, ORANGE, GREEN, RED, SKY, PINK = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#56B4E9", "#CC79A7"
-INK, PALE = "#222222", "#e8edf3"
+INK, PALE, GREY = "#222222", "#e8edf3", "#555555"
 
 LABELS = {
     "peak_velocity": "Peak velocity",
@@ -49,66 +39,15 @@ LABELS = {
 TITLES = {
     "spall": "Spall", "no_spall": "No spall", "flyer": "Flyer", "no_shot": "No shot", "unreadable": "Not readable",
 }  # fmt: skip
-# A mark's label stands beside its point, away from the curve: (dx, dy) in points, alignment.
+# Quantity, its time, corners of the mark (see `Canvas.mark`), colour.
 _MARKS = {
-    "peak": ("peak_velocity", "peak_time", "s", RED),
-    "pull-back": ("pullback_minimum_velocity", "pullback_minimum_time", "o", BLUE),
-    "recompression": ("recompression_velocity", "recompression_time", "D", GREEN),
+    "peak": ("peak_velocity", "peak_time", 4, RED),
+    "pull-back": ("pullback_minimum_velocity", "pullback_minimum_time", 0, BLUE),
+    "recompression": ("recompression_velocity", "recompression_time", -4, GREEN),
 }
 
 
 _RAISED = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
-
-
-class _Words:
-    """Text that is written on the finished drawing: a tenth of the time that matplotlib takes for it.
-
-    Places are fractions of the sheet from its lower left corner, sizes are points, as in matplotlib.
-    """
-
-    def __init__(self) -> None:
-        self._items: list[tuple[float, float, str, dict[str, Any]]] = []
-        self.bar: tuple[tuple[float, float, float, float], Any, float, float] | None = None
-
-    def add(
-        self, x: float, y: float, text: str, size: float, colour: str = INK, anchor: str = "ls", bold: bool = False,
-        halo: str = "",
-    ) -> None:  # fmt: skip
-        """One line; ``anchor`` as in Pillow: l, m, r and a(scender), m, s (baseline)."""
-        options: dict[str, Any] = {"fill": colour, "anchor": anchor, "font": _font(bold, size * DPI / 72)}
-        if halo:
-            options |= {"stroke_width": 3, "stroke_fill": halo}
-        self._items.append((x, y, text, options))
-
-    def write(self, image: Image.Image) -> None:
-        """Write all of it."""
-        if self.bar is not None:
-            self._write_bar(image, *self.bar)
-        draw = ImageDraw.Draw(image)
-        for x, y, text, options in self._items:
-            draw.text((x * image.width, (1 - y) * image.height), text, **options)
-
-    def _write_bar(
-        self, image: Image.Image, place: tuple[float, float, float, float], colours: Any, low: float, high: float
-    ) -> None:
-        """A colour scale in dB at (left, bottom, width, height)."""
-        x, y, width, height = place
-        size = (round(width * image.width), round(height * image.height))
-        strip = (255 * np.asarray(colours(np.linspace(1.0, 0.0, size[1])))[:, None, :3]).astype(np.uint8)
-        strip = np.repeat(strip, size[0], axis=1)
-        image.paste(Image.fromarray(strip), (round(x * image.width), round((1 - y - height) * image.height)))
-        self.add(x + 0.5 * width, y + height + 0.006, "dB", 7, anchor="ms")
-        step = 10 if high - low > 20 else 5
-        for value in range(math.ceil(low / step) * step, math.floor(high) + 1, step):
-            at = y + height * (value - low) / (high - low)
-            self.add(x + width + 0.003, at, f"{value}".replace("-", "−"), 7, anchor="lm")
-
-
-@functools.lru_cache(maxsize=32)
-def _font(bold: bool, size: float) -> ImageFont.FreeTypeFont:
-    name = "DejaVuSans-Bold.ttf" if bold else "DejaVuSans.ttf"
-    path = Path(mpl.get_data_path()) / "fonts" / "ttf" / name
-    return ImageFont.truetype(str(path), size, layout_engine=ImageFont.Layout.BASIC)
 
 
 def rounded_text(quantity: Quantity) -> str:
@@ -133,86 +72,79 @@ def rounded_text(quantity: Quantity) -> str:
 
 # Places of the two diagrams on the sheet: left, bottom, width, height.
 _UPPER, _LOWER = (0.065, 0.565, 0.60, 0.325), (0.065, 0.145, 0.60, 0.345)
-_STYLE = {
-    "font.family": "DejaVu Sans", "font.size": 10, "axes.linewidth": 0.8, "text.usetex": False, "axes.titley": 1.0,
-}  # fmt: skip
 
 
 def draw_sheet(result: ShotResult, path: Path) -> None:
     """Write the sheet as PNG. The same result gives the same bytes."""
-    with mpl.rc_context(_STYLE):
-        figure = Figure(figsize=SIZE, dpi=DPI, facecolor="white")
-        words = _Words()
-        _title(words, result)
-        if isinstance(result.picture, Event):
-            event = result.picture
-            span = _span(event, result)
-            _spectrogram(figure.add_axes(_UPPER), words, event, span)
-            _velocity(figure.add_axes(_LOWER), words, event, result, span)
-        else:
-            for k, line in enumerate(textwrap.wrap(result.reason, 60)):
-                words.add(0.365, 0.57 - 0.04 * k, line, 14, anchor="mm")
-        _table(figure, words, result)
-        _strip(figure, words, result)
-        _save(figure, words, path)
+    path.write_bytes(make_sheet(result).png())
 
 
-def _scales(
-    axes: Any, words: _Words, place: tuple[float, float, float, float], x: tuple[float, float], y: tuple[float, float],
-    *, below: bool, grid: bool,
-) -> None:  # fmt: skip
-    """Limits, ticks and labels of a diagram. matplotlib's own ticks would take half of the time of a sheet."""
-    left, bottom, width, height = place
-    axes.set_xlim(*x)
-    axes.set_ylim(*y)
-    axes.xaxis.set_visible(False)
-    axes.yaxis.set_visible(False)
-    across = [at for at in MaxNLocator(9, steps=[1, 2, 5, 10]).tick_values(*x) if x[0] <= at <= x[1]]
-    up = [at for at in MaxNLocator(6, steps=[1, 2, 2.5, 5, 10]).tick_values(*y) if y[0] <= at <= y[1]]
-    # Ticks are as long as four thousandths of the sheet; a gap (nan) parts one line from the next.
-    dx, dy = 0.004 * (x[1] - x[0]) / width, 0.006 * (y[1] - y[0]) / height
-    for lines, colour, thick in (
-        ([((at, at), y) for at in across] + [(x, (at, at)) for at in up] if grid else [], "#dddddd", 0.5),
-        ([((at, at), (y[0] - dy, y[0])) for at in across] + [((x[0] - dx, x[0]), (at, at)) for at in up], "black", 0.8),
-    ):
-        if lines:
-            xs = np.array([(*line[0], np.nan) for line in lines]).ravel()
-            ys = np.array([(*line[1], np.nan) for line in lines]).ravel()
-            axes.plot(xs, ys, color=colour, lw=thick, clip_on=False, zorder=0.5 if colour != "black" else 3)
-    digits = 0 if len(up) < 2 or float(up[1] - up[0]).is_integer() else 1
-    for at in up:
-        words.add(left - 0.008, bottom + height * (at - y[0]) / (y[1] - y[0]), _plain(at, digits), 10, anchor="rm")
-    words.add(0.008, bottom + height + 0.012, "Velocity (m/s)" if below else "m/s", 10, anchor="ls")
+def make_sheet(result: ShotResult) -> Canvas:
+    """The sheet of a result."""
+    canvas = Canvas()
+    _title(canvas, result)
+    if isinstance(result.picture, Event):
+        event = result.picture
+        span = _span(event, result)
+        _spectrogram(canvas, event, span)
+        _velocity(canvas, event, result, span)
+    else:
+        for k, line in enumerate(textwrap.wrap(result.reason, 60)):
+            canvas.add(0.365, 0.57 - 0.04 * k, line, 14, anchor="mm")
+    _table(canvas, result)
+    _strip(canvas, result)
+    return canvas
+
+
+def _scales(canvas: Canvas, frame: Frame, *, below: bool) -> None:
+    """Frame, ticks and their labels; ``below``: with the time's, and lines across."""
+    (x0, x1), (y0, y1) = frame.x, frame.y
+    across, up = ticks(x0, x1, 9), ticks(y0, y1, 6)
+    # Ticks are 7 pixels long. NaN parts one line from the next.
+    dx, dy = 7 / frame.box.width * (x1 - x0), 7 / frame.box.height * (y1 - y0)
+    gap = float("nan")
     if below:
-        digits = 0 if len(across) < 2 or float(across[1] - across[0]).is_integer() else 1
-        for at in across:
-            words.add(left + width * (at - x[0]) / (x[1] - x[0]), bottom - 0.014, _plain(at, digits), 10, anchor="ma")
-        words.add(left + 0.5 * width, bottom - 0.046, "Time on the record's axis (ns)", 10, anchor="ma")
+        for lines in ([(at, at, gap, y0, y1, gap) for at in across], [(x0, x1, gap, at, at, gap) for at in up]):
+            if lines:
+                array = np.array(lines)
+                points = frame.pixels(array[:, :3].ravel(), array[:, 3:].ravel())
+                canvas.line(points, "#dddddd", 0.5, within=frame, snap=True)
+    marks = [(at, at, gap, y0 - dy, y0, gap) for at in across] + [(x0 - dx, x0, gap, at, at, gap) for at in up]
+    array = np.array([*marks, (x0, x1, gap, y0, y0, gap), (x0, x1, gap, y1, y1, gap), (x0, x0, gap, y0, y1, gap),
+                      (x1, x1, gap, y0, y1, gap)])  # fmt: skip
+    canvas.line(frame.pixels(array[:, :3].ravel(), array[:, 3:].ravel()), "#000000", 0.8, snap=True)
+    left, bottom, _, height = frame.place
+    for at, text in zip(up, labels_of(up), strict=True):
+        canvas.add(left - 0.008, frame.up(at), text, 10, anchor="rm")
+    canvas.add(0.008, bottom + height + 0.012, "Velocity (m/s)" if below else "m/s", 10)
+    if below:
+        for at, text in zip(across, labels_of(across), strict=True):
+            canvas.add(frame.across(at), bottom - 0.014, text, 10, anchor="ma")
+        canvas.add(left + 0.5 * frame.place[2], bottom - 0.046, "Time on the record's axis (ns)", 10, anchor="ma")
 
 
-def _plain(value: float, digits: int) -> str:
-    return f"{value + 0.0:.{digits}f}".replace("-", "−")
+def ticks(low: float, high: float, most: int) -> list[float]:
+    """Round numbers between two limits, at most ``most`` and evenly spaced by 1, 2 or 5 times a power of ten."""
+    span = high - low
+    power = 10.0 ** math.floor(math.log10(span / most))
+    step = next(power * factor for factor in (1, 2, 5, 10, 20) if span / (power * factor) <= most)
+    return [k * step for k in range(math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9) + 1)]
 
 
-def _save(figure: Figure, words: _Words, path: Path) -> None:
-    canvas = FigureCanvasAgg(figure)
-    canvas.draw()
-    image = Image.fromarray(np.asarray(canvas.buffer_rgba())[:, :, :3].copy())
-    words.write(image)
-    # A palette of 192 colours keeps a sheet well below 400 kB, and no colour of ours needs more.
-    small = image.quantize(colors=192, method=Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE)
-    out = io.BytesIO()
-    small.save(out, format="PNG", compress_level=4, dpi=(DPI, DPI))
-    path.write_bytes(out.getvalue())
+def labels_of(places: list[float]) -> list[str]:
+    """Text of each tick, with as many decimals as their step needs."""
+    step = places[1] - places[0] if len(places) > 1 else 1.0
+    digits = max(0, -math.floor(math.log10(step) + 1e-9))
+    return [f"{at + 0.0:.{digits}f}".replace("-", "−") for at in places]
 
 
-def _title(words: _Words, result: ShotResult) -> None:
+def _title(canvas: Canvas, result: ShotResult) -> None:
     name = result.name if len(result.name) <= 70 else result.name[:67] + "…"
-    words.add(0.065, 0.952, TITLES.get(result.shot_class, result.shot_class), 17, bold=True)
-    words.add(0.665, 0.952, name, 11.5, anchor="rs")
+    canvas.add(0.065, 0.952, TITLES.get(result.shot_class, result.shot_class), 17, bold=True)
+    canvas.add(0.665, 0.952, name, 11.5, anchor="rs")
     if isinstance(result.picture, Event):
         reason = result.reason if len(result.reason) <= 110 else result.reason[:107] + "…"
-        words.add(0.065, 0.917, reason, 10, "#555555")
+        canvas.add(0.065, 0.917, reason, 10, GREY)
 
 
 def _span(event: Event, result: ShotResult) -> tuple[float, float]:
@@ -236,7 +168,7 @@ def _value(result: ShotResult, name: str) -> float | None:
     return result.quantities[name].value if name in result.quantities else None
 
 
-def _spectrogram(axes: Any, words: _Words, event: Event, span: tuple[float, float]) -> None:
+def _spectrogram(canvas: Canvas, event: Event, span: tuple[float, float]) -> None:
     left, right = span
     band = event.tracked.band
     top = max(float(np.percentile(event.velocity[event.t > event.onset], 99.5)), 20.0) * 1.25
@@ -263,87 +195,86 @@ def _spectrogram(axes: Any, words: _Words, event: Event, span: tuple[float, floa
     power = power[: power.shape[0] // step * step].reshape(-1, step, power.shape[1]).max(axis=1)
     high = float(np.percentile(power, 99.9))
     floor = max(10 * math.log10(event.noise) - 2, high - (18 if slow else 55))
-    axes.imshow(
-        power, origin="lower", aspect="auto", cmap="cividis", vmin=floor, vmax=high, interpolation="nearest",
-        extent=(made.times[0] * 1e9, made.times[-1] * 1e9, float(v[rows][0]), float(v[rows][-1])),
-    )  # fmt: skip
+    frame = Frame(_UPPER, span, (low, top))
+    canvas.image(frame, (power - floor) / max(high - floor, 1e-9), made.times[0] * 1e9, made.times[-1] * 1e9)
     inside = (event.t * 1e9 > left) & (event.t * 1e9 < right)
     ridge = event.velocity.copy()
     ridge[event.tracked.amplitude < 0.1 * float(np.median(event.tracked.amplitude[inside]))] = np.nan
-    axes.plot(event.t[inside] * 1e9, ridge[inside], color="white", lw=2.2, alpha=0.85)
-    axes.plot(event.t[inside] * 1e9, ridge[inside], color=RED, lw=1.1)
-    _scales(axes, words, _UPPER, (left, right), (low, top), below=False, grid=False)
+    line = frame.pixels(event.t[inside] * 1e9, ridge[inside])
+    canvas.line(line, "white", 2.2, alpha=0.85, within=frame)
+    canvas.line(line, RED, 1.1, within=frame)
+    _scales(canvas, frame, below=False)
     title = "Spectrogram, carrier removed, with the ridge" if slow else "Spectrogram, carrier at 0 m/s, with the ridge"
     x, y, width, height = _UPPER
-    words.add(x + 0.006, y + 0.955 * height, title, 9, "white", anchor="la", halo="#00224e")
-    words.bar = ((x + 1.008 * width, y, 0.012 * width, height), mpl.colormaps["cividis"], floor, high)
+    canvas.add(x + 0.006, y + 0.955 * height, title, 9, "white", anchor="la", halo="#00224e")
+    _colour_bar(canvas, Frame((x + 1.008 * width, y, 0.012 * width, height), (0, 1), (floor, high)))
 
 
-def _velocity(axes: Any, words: _Words, event: Event, result: ShotResult, limits: tuple[float, float]) -> None:
+def _colour_bar(canvas: Canvas, bar: Frame) -> None:
+    """The scale of the spectrogram's colours, in dB."""
+    canvas.image(bar, np.linspace(0, 1, SCALE.shape[0])[:, None], 0, 1)
+    left, bottom, width, height = bar.place
+    canvas.add(left + 0.5 * width, bottom + height + 0.006, "dB", 7, anchor="ms")
+    places = ticks(*bar.y, 6)
+    for at, text in zip(places, labels_of(places), strict=True):
+        canvas.add(left + width + 0.003, bar.up(at), text, 7, anchor="lm")
+
+
+def _velocity(canvas: Canvas, event: Event, result: ShotResult, limits: tuple[float, float]) -> None:
     left, right = limits
     inside = (event.t * 1e9 > left) & (event.t * 1e9 < right) & (event.t < event.end)
     t, v, s = event.t[inside] * 1e9, event.velocity[inside], event.sigma[inside]
-    axes.fill_between(t, v - 2 * s, v + 2 * s, color=SKY, alpha=0.35, lw=0, label="2σ")
-    axes.fill_between(t, v - s, v + s, color=SKY, alpha=0.8, lw=0, label="1σ")
-    axes.plot(t, v, color=INK, lw=1.0)
     high = float(np.percentile(v, 99.9)) if v.size else 1.0
     low = min(float(np.percentile(v, 1)) if v.size else 0.0, 0.0)
     span = max(high - low, 1.0)
-    _scales(axes, words, _LOWER, (left, right), (low - 0.08 * span, high + 0.22 * span), below=True, grid=True)
-    offsets = {"peak": (0, 9, "center", "bottom"), "pull-back": (0, -9, "center", "top"),
-               "recompression": (0, 9, "center", "bottom")}  # fmt: skip
-    start = _value(result, "start_time")
-    box = {"boxstyle": "round,pad=0.15", "fc": "white", "ec": "none", "alpha": 0.85}
-    for label, (key, when, marker, colour) in _MARKS.items():
+    frame = Frame(_LOWER, limits, (low - 0.08 * span, high + 0.22 * span))
+    _scales(canvas, frame, below=True)
+    if v.size:
+        for width, alpha in ((2, 0.35), (1, 0.8)):
+            band = np.concatenate([frame.pixels(t, v - width * s), frame.pixels(t, v + width * s)[::-1]])
+            canvas.area(band, SKY, alpha=alpha, within=frame)
+        canvas.line(frame.pixels(t, v), INK, 1.0, within=frame)
+    start, hel, impact = (_value(result, name) for name in ("start_time", "hel_velocity", "impact_velocity"))
+    if start is not None and left <= start * 1e9 <= right:
+        at = start * 1e9
+        canvas.line(frame.pixels([at, at], frame.y), ORANGE, 1.3, within=frame, dashes=(4.8, 2.1))
+        canvas.add(frame.across(at) - 0.005, frame.up(low + 0.55 * span), f"start {at:.2f} ns", 9, "#9a6b00",
+                   upright=True)  # fmt: skip
+    for label, level, colour, dark, below in (
+        ("HEL", hel, PINK, "#8f3f6c", False), ("impact", impact, BLUE, BLUE, True),
+    ):  # fmt: skip
+        if level is not None:
+            canvas.line(frame.pixels(frame.x, [level, level]), colour, 1.2, within=frame, dashes=(1.2, 2.0))
+            y = frame.up(level) + (-0.008 if below else 0.008)
+            canvas.add(0.66, y, f"{label} {level:.1f}", 9.5, dark, anchor="ra" if below else "rs", halo="#ffffff")
+    for label, (key, when, corners, colour) in _MARKS.items():
         if key not in result.quantities or when not in result.quantities:
             continue
         x, y = result.quantities[when].value * 1e9, result.quantities[key].value
         if not left <= x <= right:
             continue
-        axes.plot([x], [y], marker, ms=7, mfc="none", mec=colour, mew=1.8)
-        dx, dy, ha, va = offsets[label]
-        if start is not None and 0 <= x - start * 1e9 < 0.08 * (right - left):
-            # A label centred on an early peak would stand on the line of the start.
-            dx, ha = -4, "left"
-        axes.annotate(f"{label} {y:.1f}", (x, y), (dx, dy), textcoords="offset points", ha=ha, va=va, color=colour,
-                      fontsize=9.5, bbox=box)  # fmt: skip
-    if start is not None and left <= start * 1e9 <= right:
-        axes.axvline(start * 1e9, color=ORANGE, lw=1.3, ls="--")
-        axes.annotate(f"start {start * 1e9:.2f} ns", (start * 1e9, low + 0.82 * span), (-4, 0), rotation=90,
-                      textcoords="offset points", ha="right", va="center", color="#9a6b00", fontsize=9)  # fmt: skip
-    hel = _value(result, "hel_velocity")
-    if hel is not None:
-        axes.axhline(hel, color=PINK, lw=1.2, ls=":")
-        axes.annotate(f"HEL {hel:.1f}", (right, hel), (-4, 4), textcoords="offset points", ha="right", va="bottom",
-                      color="#8f3f6c", fontsize=9.5, bbox=box)  # fmt: skip
-    impact = _value(result, "impact_velocity")
-    if impact is not None:
-        axes.axhline(impact, color=BLUE, lw=1.2, ls=":")
-        axes.annotate(f"impact {impact:.1f}", (right, impact), (-4, -4), textcoords="offset points", ha="right",
-                      va="top", color=BLUE, fontsize=9.5, bbox=box)  # fmt: skip
+        canvas.mark(frame, x, y, corners, colour)
+        # A label stands away from the curve, and one centred on an early peak would stand on the line of the start.
+        early = start is not None and 0 <= x - start * 1e9 < 0.08 * (right - left)
+        anchor = ("l" if early else "m") + ("a" if label == "pull-back" else "s")
+        place = frame.up(y) + (-0.019 if label == "pull-back" else 0.019)
+        canvas.add(frame.across(x) - (0.004 if early else 0), place, f"{label} {y:.1f}", 9.5, colour, anchor,
+                   halo="#ffffff")  # fmt: skip
     kernel = 2 * math.sqrt(2 * math.log(2)) * event.kernel * 1e9
     text = f"bands 1σ and 2σ to scale; kernel {kernel:.2f} ns FWHM"
-    words.add(_LOWER[0] + 0.995 * _LOWER[2], _LOWER[1] + 0.008, text, 8, "#555555", anchor="rs")
+    canvas.add(_LOWER[0] + 0.995 * _LOWER[2], _LOWER[1] + 0.008, text, 8, GREY, anchor="rs")
 
 
-def _panel(figure: Figure, corner: tuple[float, float], width: float, height: float, colour: str, alpha: float) -> None:
-    box = FancyBboxPatch(
-        corner, width, height, boxstyle="round,pad=0,rounding_size=0.006", transform=figure.transFigure, fc=colour,
-        ec="none", alpha=alpha,
-    )  # fmt: skip
-    figure.add_artist(box)
-
-
-def _table(figure: Figure, words: _Words, result: ShotResult) -> None:
+def _table(canvas: Canvas, result: ShotResult) -> None:
     x, right, y, step = 0.715, 0.985, 0.885, 0.0348
-    _panel(figure, (x - 0.012, 0.145), right - x + 0.02, 0.757, PALE, 1.0)
+    canvas.panel(x - 0.012, 0.145, right - x + 0.02, 0.757, PALE)
     rows = [(LABELS[key], rounded_text(result.quantities[key])) for key in LABELS if key in result.quantities]
     if result.snr_db is not None:
         rows.append(("Signal to noise", f"{result.snr_db:.1f} dB"))
     main = {"Peak velocity", "Spall strength", "Impact velocity"}
     for label, text in rows:
-        words.add(x, y, label, 9.5, anchor="la", bold=label in main)
-        words.add(right, y, text, 9.5, anchor="ra", bold=label in main)
+        canvas.add(x, y, label, 9.5, anchor="la", bold=label in main)
+        canvas.add(right, y, text, 9.5, anchor="ra", bold=label in main)
         y -= step
     p = result.provenance
     instrument, material = p.get("instrument", {}), p.get("material", {})
@@ -362,7 +293,7 @@ def _table(figure: Figure, words: _Words, result: ShotResult) -> None:
         lines.append(f"{p['wavelength_nm']:g} nm, {p['angle_deg']:g}°, {p.get('software', '')}")
     y = 0.155 + 0.026 * len(lines)
     for line in lines:
-        words.add(x, y, line if len(line) < 52 else line[:51] + "…", 7.8, "#555555", anchor="la")
+        canvas.add(x, y, line if len(line) < 52 else line[:51] + "…", 7.8, GREY, anchor="la")
         y -= 0.026
 
 
@@ -370,11 +301,11 @@ _GRAVE = {"methods_disagree", "fit_failed", "internal_error", "uncertain_peak", 
           "no values"}  # fmt: skip
 
 
-def _strip(figure: Figure, words: _Words, result: ShotResult) -> None:
+def _strip(canvas: Canvas, result: ShotResult) -> None:
     """Flags as plain words: grave ones in vermilion, others in orange, none in green."""
     flags = result.flags or (["no values"] if result.shot_class in ("no_shot", "unreadable") else [])
     x, y = 0.065, 0.052
-    words.add(x, y + 0.026, "Quality", 9, "#555555", anchor="lm")
+    canvas.add(x, y + 0.026, "Quality", 9, GREY, anchor="lm")
     if not flags:
         flags = ["nothing to note"]
     for place, flag in enumerate(flags):
@@ -382,11 +313,11 @@ def _strip(figure: Figure, words: _Words, result: ShotResult) -> None:
         text = flag.replace("_", " ")
         width = 0.0082 * len(text) + 0.018
         if x + width > 0.97:
-            words.add(x, y, f"+{len(flags) - place} more", 9, anchor="lm")
+            canvas.add(x, y, f"+{len(flags) - place} more", 9, anchor="lm")
             break
-        _panel(figure, (x, y - 0.016), width - 0.008, 0.032, colour, 0.25)
-        words.add(x + (width - 0.008) / 2, y, text, 9, anchor="mm")
+        canvas.panel(x, y - 0.016, width - 0.008, 0.032, colour, 0.25)
+        canvas.add(x + (width - 0.008) / 2, y, text, 9, anchor="mm")
         x += width
     if result.notes:
         text = "; ".join(result.notes)
-        words.add(0.065, 0.014, text if len(text) < 165 else text[:164] + "…", 8, "#555555")
+        canvas.add(0.065, 0.014, text if len(text) < 165 else text[:164] + "…", 8, GREY)

@@ -168,19 +168,23 @@ def test_every_material_is_possible_and_has_its_source() -> None:
 @pytest.mark.parametrize("case", ["HEL foot", "flyer", "no spall, release", "slow 60 m/s", "fast 3 km/s", "no shot"])
 def test_the_sheet_says_what_the_json_says(case: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every quantity stands on the sheet with the JSON's value, sigma and unit, and no two words on each other."""
-    from openmsi_streams.pdv import sheet
+    from openmsi_streams.pdv import canvas, sheet
 
     said: list[tuple[str, tuple[float, float, float, float]]] = []
 
-    def note(words: sheet._Words, image: Image.Image) -> None:
-        draw = ImageDraw.Draw(image)
-        for x, y, text, options in words._items:
-            place = (x * image.width, (1 - y) * image.height)
-            said.append((text, draw.textbbox(place, text, font=options["font"], anchor=options["anchor"])))
+    def note(self: canvas.Canvas) -> bytes:
+        draw = ImageDraw.Draw(Image.new("RGB", (canvas.WIDTH, canvas.HEIGHT)))
+        for item in self.texts:
+            if not item.upright:
+                place = (item.x * canvas.WIDTH, (1 - item.y) * canvas.HEIGHT)
+                said.append((item.text, draw.textbbox(place, item.text, font=item.font, anchor=item.anchor)))
+        return png(self)
 
-    monkeypatch.setattr(sheet._Words, "write", note)
+    png = canvas.Canvas.png
+    monkeypatch.setattr(canvas.Canvas, "png", note)
     synthetic.write_trc(tmp_path / "s.trc", case=case, seed=1)
     done = analyze_to_files(str(tmp_path / "s.trc"), str(tmp_path), {"material": "copper", "standoff_mm": 0.125}, {})
+    assert "no_sheet" not in done["result"]["quality"]["flags"]
     texts = [text for text, _ in said]
     for name, item in done["result"]["quantities"].items():
         if name in sheet.LABELS:
@@ -189,3 +193,20 @@ def test_the_sheet_says_what_the_json_says(case: str, tmp_path: Path, monkeypatc
         assert a[0] >= 0 and a[2] <= 1800 and a[1] >= 0 and a[3] <= 1013, one
         for other, b in said[k + 1 :]:
             assert a[2] <= b[0] or b[2] <= a[0] or a[3] <= b[1] or b[3] <= a[1], (one, other)
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "most", "wanted"),
+    [
+        (-12.1, 98.2, 9, [0, 20, 40, 60, 80]),
+        (0.0, 1.0, 5, [0.0, 0.2, 0.4, 0.6, 0.8, 1.0]),
+        (-8.0, 71.0, 6, [0, 20, 40, 60]),
+        (-50, -49.5, 6, [-50.0, -49.9, -49.8, -49.7, -49.6, -49.5]),
+    ],
+)
+def test_ticks_are_round_numbers(low: float, high: float, most: int, wanted: list[float]) -> None:
+    from openmsi_streams.pdv.sheet import labels_of, ticks
+
+    assert ticks(low, high, most) == pytest.approx(wanted)
+    digits = 0 if wanted[1] - wanted[0] >= 1 else 1
+    assert labels_of(ticks(low, high, most)) == [f"{at:.{digits}f}".replace("-", "−") for at in wanted]
