@@ -13,7 +13,8 @@ import numpy as np
 from openmsi_streams import __version__
 from openmsi_streams.errors import OpenMSIStreamsError
 from openmsi_streams.pdv.event import Event, NoEvent, locate
-from openmsi_streams.pdv.measure import displacement, measure
+from openmsi_streams.pdv.flyer import displacement
+from openmsi_streams.pdv.measure import measure
 from openmsi_streams.pdv.readers import read_trace
 from openmsi_streams.pdv.result import History, ShotResult
 from openmsi_streams.pdv.settings import Constants, PdvSettings, constants, settings_from

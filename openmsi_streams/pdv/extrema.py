@@ -15,6 +15,7 @@ import numpy as np
 
 from openmsi_streams.pdv.event import Event
 from openmsi_streams.pdv.fits import MOST_ROUNDED, Polyline, Window, fit, window_of
+from openmsi_streams.pdv.shapes import Start
 from openmsi_streams.pdv.trace import FloatArray
 
 # Corners of free-surface histories of metals are rounded by some tenths of ns, within a factor of two or so. The prior
@@ -24,6 +25,10 @@ _USUAL_ROUNDING, _ROUNDING_FACTOR = 0.35, 0.45
 _PENALTY = {"flat": 2.5, "bend": 2.0, "foot": 1.0, "foot+level": 1.0, "foot+plateau": 2.0, "plateau": 0.5}
 # Models whose evidence is below the best one's by this much in BIC (a weight of 1 in 400) are not refined.
 _FAR = 12.0
+
+
+# A value and its standard deviation, read off a model.
+Quantity = Callable[[Polyline], tuple[float, float]]
 
 
 class Estimate(msgspec.Struct):
@@ -95,7 +100,7 @@ class Posterior(msgspec.Struct):
         curve = self._best_curve()
         return curve.fits[int(np.argmax(curve.logs))]
 
-    def tabled(self, quantity: Callable[[Polyline], tuple[float, float]]) -> list[tuple[FloatArray, FloatArray]]:
+    def tabled(self, quantity: Quantity) -> list[tuple[FloatArray, FloatArray]]:
         """(value, variance) over `GRID` for each curve.
 
         Where two corners of a model nearly meet, its linearised variance is meaningless; none counts for more than
@@ -123,7 +128,7 @@ class Posterior(msgspec.Struct):
         return float(weights[chosen].sum() / weights.sum())
 
     def average(
-        self, quantity: Callable[[Polyline], tuple[float, float]], more: FloatArray | None = None,
+        self, quantity: Quantity, more: FloatArray | None = None,
         labels: tuple[str, ...] = (),
     ) -> Estimate:  # fmt: skip
         """Mean of (value, sigma) over models and roundings; the scatter between them is the model's part.
@@ -168,7 +173,6 @@ def window(event: Event, low: float, high: float) -> Window | None:
 
 # Models with a level stretch, and the corner at its beginning.
 _TIED = {"level": 1, "foot+level": 3, "flat": 1}
-Start = tuple[str, list[float], list[float], list[bool], list[bool]]
 
 
 def explore(data: Window, starts: list[Start], deep: bool = False) -> Posterior | None:
@@ -302,7 +306,7 @@ def _count_fringes(best: dict[str, tuple[float, Polyline]], data: Window) -> Non
             best[name] = (got.chi2 + got.parameters * math.log(n), got)
 
 
-def extreme_of(low: float, high: float, sign: float) -> Callable[[Polyline], tuple[float, float]]:
+def extreme_of(low: float, high: float, sign: float) -> Quantity:
     """(largest or smallest velocity, its sigma) of a model between two times."""
 
     def quantity(model: Polyline) -> tuple[float, float]:
@@ -312,7 +316,7 @@ def extreme_of(low: float, high: float, sign: float) -> Callable[[Polyline], tup
     return quantity
 
 
-def extreme_time(low: float, high: float, sign: float) -> Callable[[Polyline], tuple[float, float]]:
+def extreme_time(low: float, high: float, sign: float) -> Quantity:
     """(time of the extreme in ns, the sigma of the nearest corner)."""
 
     def quantity(model: Polyline) -> tuple[float, float]:
@@ -327,7 +331,7 @@ def knot_sigma(model: Polyline, k: int) -> float:
     return 0.0 if model.cov is None else math.sqrt(max(0.0, float(model.cov[1 + k, 1 + k])))
 
 
-def level_of(k: int) -> Callable[[Polyline], tuple[float, float]]:
+def level_of(k: int) -> Quantity:
     """(level, sigma) of one corner."""
 
     def quantity(model: Polyline) -> tuple[float, float]:
@@ -336,92 +340,3 @@ def level_of(k: int) -> Callable[[Polyline], tuple[float, float]]:
         return float(model.levels[k]), model.sigma_of(gradient)
 
     return quantity
-
-
-def rise_starts(t: FloatArray, v: FloatArray, peak: float, t_peak: float, right: float, v_right: float) -> list[Start]:
-    """First guesses for the way from rest to the pull-back; ``t``, ``v`` are the smoothed history (ns, m/s)."""
-    before = t <= t_peak
-    tb, vb = t[before], v[before]
-
-    def crossing(share: float) -> float:
-        low = np.flatnonzero(vb < share * peak)
-        return float(tb[low[-1]]) if low.size else float(tb[0])
-
-    t10, t50, t90 = crossing(0.1), crossing(0.5), crossing(0.9)
-    rise = max(0.4, (t90 - t10) / 0.8)
-    starts: list[Start] = []
-    for stretch in (0.5, 1.0):
-        long = max(0.4, rise * stretch)
-        t0, t1 = t50 - 0.5 * long, t50 + 0.5 * long
-        starts.append(("corner", [t0, t1, right], [0, peak, v_right], [True, True, False], [False, True, True]))
-        for wide in (3.0, 9.0):
-            t2 = t1 + min(wide, 0.6 * (right - t1))
-            places, levels = [t0, t1, t2, right], [0, peak, peak, v_right]
-            starts.append(("plateau", places, levels, [True, True, True, False], [False, True, True, True]))
-            starts.append(("level", places, levels, [True, True, True, False], [False, True, False, True]))
-    # A foot shows as a stretch of small slope between a tenth and seven tenths of the peak.
-    low = crossing(0.06)
-    inside = (tb > low) & (vb > 0.08 * peak) & (vb < 0.7 * peak) & (tb > low - 1)
-    if inside.sum() >= 3:
-        slope = np.gradient(vb, tb)
-        usual = peak / rise
-        k = int(np.flatnonzero(inside)[np.argmin(slope[inside])])
-        flat = inside & (np.abs(vb - vb[k]) < 0.12 * peak)
-        wide = max(0.6, float(np.ptp(tb[flat])) if flat.any() else 0.6)
-        if slope[k] < 0.6 * usual or rise > 3:
-            foot = float(vb[k])
-            centre = float(tb[flat].mean()) if flat.any() else float(tb[k])
-            h1, h2 = centre - 0.5 * wide, centre + 0.5 * wide
-            t1 = max(t90 + 0.5, h2 + 0.5)
-            t0 = min(low, h1 - 0.3)
-            starts.append(("foot", [t0, h1, h2, t1, right], [0, foot, foot, peak, v_right],
-                           [True] * 4 + [False], [False] + [True] * 4))  # fmt: skip
-            t2 = t1 + min(3.0, 0.5 * (right - t1))
-            starts.append(("foot+plateau", [t0, h1, h2, t1, t2, right], [0, foot, foot, peak, peak, v_right],
-                           [True] * 5 + [False], [False] + [True] * 5))  # fmt: skip
-            starts.append(("foot+level", [t0, h1, h2, t1, t2, right], [0, foot, foot, peak, peak, v_right],
-                           [True] * 5 + [False], [False, True, True, True, False, True]))  # fmt: skip
-    if rise > 2.0:
-        bend = 0.5 * (t10 + t50)
-        starts.append(("bend", [t10 - 0.2 * rise, bend, t90, right], [0, 0.3 * peak, peak, v_right],
-                       [True, True, True, False], [False, True, True, True]))  # fmt: skip
-    return starts
-
-
-def varied(starts: list[Start]) -> list[Start]:
-    """More first guesses around given ones, for when none of them led to a fit: rises moved, squeezed, stretched."""
-    out: list[Start] = []
-    seen: set[str] = set()
-    for label, knots, levels, free_knots, free_levels in starts:
-        if label in seen or label in ("plateau", "foot+plateau", "bend"):
-            continue
-        seen.add(label)
-        top = max(range(len(levels)), key=lambda k: levels[k])
-        if label.startswith("foot"):
-            for early, width in ((0.3, 0.7), (0.8, 0.8), (0.8, 2.0), (1.5, 0.8)):
-                moved = list(knots)
-                moved[1] = knots[1] - early + width
-                moved[0] = knots[1] - early
-                out.append((label, moved, levels, free_knots, free_levels))
-            continue
-        centre = 0.5 * (knots[0] + knots[top])
-        for shift in (-0.6, 0.0, 0.6):
-            for stretch in (0.35, 0.8):
-                moved = [centre + shift + stretch * (x - centre) if k <= top else x for k, x in enumerate(knots)]
-                out.append((label, moved, levels, free_knots, free_levels))
-    return out
-
-
-def turn_starts(left: float, v_left: float, at: float, v_at: float, right: float, v_right: float) -> list[Start]:
-    """First guesses for a turning point between two window ends."""
-    span = 0.25 * min(at - left, right - at)
-    return [
-        ("corner", [left, at, right], [v_left, v_at, v_right], [False, True, False], [True, True, True]),
-        ("flat", [left, at - span, at + span, right], [v_left, v_at, v_at, v_right], [False, True, True, False],
-         [True, True, False, True]),
-    ]  # fmt: skip
-
-
-def line_starts(left: float, right: float, v: float) -> list[Start]:
-    """A straight line, and a constant (both ends one level), for a long plateau."""
-    return [("line", [left, right], [v, v], [False, False], [True, True])]
