@@ -60,10 +60,10 @@ class Worker:
         self.program.kill9()
         self._over()
 
-    def stop(self) -> int:
+    def stop(self, timeout: float = 60.0) -> int:
         """End it with SIGTERM and return the exit code."""
         assert self.program is not None
-        code = self.program.terminate()
+        code = self.program.terminate(timeout)
         self._over()
         return code
 

@@ -22,6 +22,7 @@ from tests.support.brokers import KafkaCluster
 from tests.support.crypto_nodes import Lab
 from tests.support.files import tree
 from tests.support.kafka import make_topics, produce, read_all
+from tests.support.proxy import ProxiedBroker
 from tests.support.waiting import wait_until
 from tests.support.workers import Worker
 from tests.support.world import World
@@ -128,6 +129,36 @@ def test_a_worker_ends_in_order_while_messages_wait_and_two_share_what_it_left(
                 lambda: all_is_committed(lab.bootstrap), PATIENCE, "all is committed", lambda: one.text + two.text
             )
         assert one.stop() == 0 and two.stop() == 0, one.text + two.text
+    assert read_all(lab.bootstrap, f"{TOPIC}.quarantine") == []
+
+
+@pytest.mark.broker
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_a_worker_ends_in_order_while_messages_wait_and_the_broker_is_away(
+    tmp_path: Path, proxied_broker: ProxiedBroker
+) -> None:
+    """Faust, the node and our producer each give up on the broker after a while; what is parked is in the table."""
+    lab = Lab(tmp_path, proxied_broker.bootstrap)
+    make_topics(lab.bootstrap, TOPIC)
+    absent = lab.node_settings("absent", "producer", [TOPIC])
+    with open_node(absent, "producer") as node:
+        send(lab, seal(lab, node, names("absent")))
+    with (
+        open_node(lab.node_settings("present", "producer", [TOPIC]), "producer") as present,
+        worker_of(lab, "worker1") as worker,
+    ):
+        send(lab, seal(lab, present, names("present")))
+        worker.start()
+        wait_for(names("present"), worker)
+        proxied_broker.proxy.cut()
+        # 20 s as a rule, and more than a minute was seen on a loaded machine.
+        assert worker.stop(200.0) == 0, worker.text
+        proxied_broker.proxy.mend()
+        worker.start()
+        with open_node(absent, "producer"):
+            wait_for(names("absent"), worker)
+        assert worker.stop() == 0, worker.text
     assert read_all(lab.bootstrap, f"{TOPIC}.quarantine") == []
 
 
