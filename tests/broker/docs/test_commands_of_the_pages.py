@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import urllib.request
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import ExitStack
@@ -446,3 +447,15 @@ def test_no_topic_came_to_be_that_is_not_documented(lab: Lab, read: dict[str, Fu
     ours = {*INSTRUMENTS, "shots.files", "__consumer_offsets"} | {reader_name(name) for name in WITH_COMMANDS}
     strange = {name for name in there - ours if not any(re.fullmatch(kind, name) for kind in kinds[1:])}
     assert not strange and "lab.receipts" in there, strange
+
+
+def test_no_metric_is_given_that_is_not_documented(lab: Lab, read: dict[str, Future[None]]) -> None:
+    wait(read.values())
+    with urllib.request.urlopen(f"{lab.web}/metrics", timeout=30) as answer:
+        names = set(re.findall(r"^# TYPE (\w+) ", answer.read().decode(), re.MULTILINE))
+    page = (ROOT / "docs/metrics.md").read_text(encoding="utf-8")
+    told = set(re.findall(r"^\| `(openmsi_streams_\w+)` \|", page, re.MULTILINE))
+    # `_created` is a counter's or histogram's own time, which the page tells in a sentence.
+    told |= {f"{name.removesuffix('_total')}_created" for name in told} if "`..._created`" in page else set()
+    strange = {name for name in names - told if not name.startswith("process_")}
+    assert not strange and "openmsi_streams_delivered_files_total" in names, strange
