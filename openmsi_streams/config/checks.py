@@ -291,9 +291,13 @@ def _folder(key: str, value: str) -> Iterator[Problem]:
 
     nearest = next((one for one in (path, *path.parents) if one.exists()), Path("/"))
     if not os.access(nearest, os.W_OK | os.X_OK):
-        yield Problem(
-            key, value, f"This user may not write to {nearest}.", f"Make it writable: chown or chmod {nearest}."
+        # Never advise to open a folder of the system, such as "/", because one below it is missing.
+        cure = (
+            f"Make it writable: chown or chmod {path}."
+            if nearest == path
+            else f"Make it for the account that runs the worker: sudo install -d -o USER {path}"
         )
+        yield Problem(key, value, f"This user may not write to {nearest}.", cure)
 
 
 def _s3(settings: Settings) -> Iterator[Problem]:

@@ -179,3 +179,15 @@ def test_an_option_that_one_client_knows_and_the_other_does_not_is_named(tmp_pat
     result = checked(tmp_path, text)
     assert result.exit_code == 0, result.output
     assert "warning: broker.options.ssl.cipher.suites = 'DEFAULT'" in result.output and "consumer" in result.output
+
+
+def test_a_folder_that_cannot_be_made_is_no_reason_to_open_the_folder_above(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The tests may run as root, who may write anywhere; so the answer of the system is a stand-in's."""
+    monkeypatch.setattr(os, "access", lambda path, mode: not mode & os.W_OK)
+    missing = tmp_path / "srv/lab"
+    result = checked(tmp_path, f'[worker]\ntopics = ["lab"]\n[disk]\nroot = "{missing}"\n')
+    assert f"install -d -o USER {missing}" in result.output and f"chmod {tmp_path}" not in result.output
+    there = checked(tmp_path, f'[worker]\ntopics = ["lab"]\n[disk]\nroot = "{tmp_path}"\n')
+    assert f"chmod {tmp_path}" in there.output
