@@ -261,7 +261,7 @@ SENDER = textwrap.dedent(
     state = store.load_state(row.read_bytes())
     for reached in range(0, file.size, 10 << 20):
         try:
-            state = store.advance(state, file.path, arrived(*((0, reached) if reached else ())), None)
+            state = store.advance(state, file.path, lambda: (0, reached) if reached else (), None)
         except StoreError:
             # Killed after completion: the upload is gone and the object is there.
             break

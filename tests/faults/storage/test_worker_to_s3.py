@@ -26,6 +26,8 @@ from tests.support.workers import Worker, wait_delivered
 
 pytestmark = [pytest.mark.broker, pytest.mark.faults]
 
+# As long as a server takes to be started anew.
+DOWN_SECONDS = 30.0
 SECRET = "s3cr3t-of-the-laboratory-0815"
 
 
@@ -125,6 +127,7 @@ def test_a_failing_server_and_one_that_is_down_get_every_file(
         proxy.fail_rate = 0.2
         lab.upload(tmp_path / "source")
         proxy.down = True
+        up_at = time.monotonic() + DOWN_SECONDS
         late = tmp_path / "source" / "late.dat"
         late.write_bytes(b"late" * 1000)
         hashes["late.dat"] = sha512_of(late)
@@ -137,8 +140,14 @@ def test_a_failing_server_and_one_that_is_down_get_every_file(
             "the reason and the file that waits are shown",
             lambda: worker.get("/api/v1/files")["items"][:2],
         )
+        time.sleep(max(0.0, up_at - time.monotonic()))
         proxy.down = False
+        up = time.monotonic()
         wait_delivered(broker.bootstrap, lab.topic, hashes, 180, worker)
+        print(
+            f"{len(hashes)} files, {proxy.failed} of {len(proxy.seen)} calls failed, all delivered "
+            f"{time.monotonic() - up:.1f} s after the server was down for {DOWN_SECONDS:g} s"
+        )
         proxy.fail_rate = 0.0
         lab.verify()
         assert worker.stop() == 0
