@@ -178,6 +178,12 @@ def refine_carrier(band: Band, frequency: float) -> Carrier:
     gap = float(when[1] - when[0]) if blocks > 1 else band.dt
     step = residual[lag:] - residual[:-lag]
     diffusion = max(0.0, (float(np.mean(step**2)) - 2 * white) / (lag * gap))
+    # Blocks are few, and a line through few of them takes much of a walk away. Where the walk stands out between single
+    # samples, their differences tell of it more surely: white noise adds alike to those of one and of four samples.
+    fine = np.unwrap(np.angle((turned * np.exp(-1j * slope * (t - when.mean()))).ravel()))
+    one, four = (float(np.mean((fine[k:] - fine[:-k]) ** 2)) for k in (1, 4))
+    if four > 2 * one:
+        diffusion = (four - one) / (3 * band.dt)
     sigma_white = math.sqrt(white / norm)
     span = float(when[-1] - when[0])
     # Slope of a line through a random walk of diffusion q over a span T: variance 6 q / (5 T).
