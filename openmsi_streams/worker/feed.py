@@ -232,10 +232,13 @@ class Feed:
             consumer.close()
 
     def _wait(self, busy: bool) -> None:
+        placed, since = self._placed, time.monotonic()
         while not self._ended:
             if self._waiting >= self._limit:
-                placed = self._placed
-                if not self._lock.wait(PARK_SECONDS) and self._placed == placed:
+                self._lock.wait(PARK_SECONDS)
+                if self._placed != placed:
+                    placed, since = self._placed, time.monotonic()
+                elif time.monotonic() - since >= PARK_SECONDS:
                     for tp in list(self._held):
                         self._drop(tp)
                         self._goal.pop(tp, None)

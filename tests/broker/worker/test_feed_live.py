@@ -73,8 +73,10 @@ async def take(made: Any, want: int, partitions: list[TopicPartition] | None = N
 
     async def all_of_them() -> None:
         while sum(map(len, found.values())) < want:
-            for tp, records in (await made._fetcher.fetched_records(partitions, 0.5)).items():
+            for tp, records in (await made._fetcher.fetched_records(partitions, 0.1)).items():
                 found.setdefault(tp.partition, []).extend(map(plain, records))
+            # The fetcher takes a turn for many reasons; what nobody takes must be parked all the same.
+            made._fetcher._notify(made._fetcher._wait_consume_future)
 
     await asyncio.wait_for(all_of_them(), 60)
     return found
