@@ -21,6 +21,7 @@ from openmsi_streams.config.settings import MIB, Settings
 from openmsi_streams.config.topics import ensure_topics, read_broker
 from openmsi_streams.errors import ConfigurationError, ExtraMissing, TopicError
 from openmsi_streams.storage import stores_from
+from openmsi_streams.tables.catchup import before_recovery
 from openmsi_streams.tables.files import FilesTable
 from openmsi_streams.worker.after import Follower
 from openmsi_streams.worker.deliver import Deliverer
@@ -37,6 +38,8 @@ log = logging.getLogger(__name__)
 
 # A session must outlive a pause of the whole machine (a snapshot, a full disk's stall); heartbeats are a third of it.
 HEARTBEATS_A_SESSION = 6.0
+# A rebalance that another follows must not wait longer for this worker; what is not read by then, Faust reads.
+CATCH_UP_SECONDS = 10.0
 # A last heartbeat; a broker that is away does not keep a worker from ending.
 LEAVE_SECONDS = 2.0
 # An event loop that waits for a full disk must not be thrown out of its group: a day.
@@ -126,7 +129,9 @@ def build(settings: Settings | None = None) -> Any:
         after_agents.declare(app, follower, topic)
         after_tables[topic] = FilesTable(app, table_names(topic)[1], partitions[topic], client.put, ciphers[topic])
     follower.tables.update(after_tables)
-    _find_ends(reader, [*tables.values(), *after_tables.values()], partitions)
+    both = [*tables.values(), *after_tables.values()]
+    _find_ends(reader, both, partitions)
+    before_recovery(app, kafka.consumer(settings), both, min(CATCH_UP_SECONDS, 0.75 * app.conf.broker_session_timeout))
     app.openmsi = Worker(
         settings, app, engine, deliverer, recovery, sweeper, follower, watch, tables, after_tables, client, gate
     )
@@ -137,7 +142,7 @@ def build(settings: Settings | None = None) -> Any:
 def _find_ends(reader: LogReader, tables: list[FilesTable], partitions: dict[str, int]) -> None:
     """Tell each table that an earlier run left here where its changelog ends now, to see whether that was deleted."""
     places = {
-        (str(table.table.changelog_topic_name), partition): table
+        (table.changelog, partition): table
         for table in tables
         for partition in range(max(partitions.values()))
         if table.has_local(partition)

@@ -14,6 +14,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Protocol
 
+import rocksdict
+
 from openmsi_streams.config.settings import MIB
 from openmsi_streams.tables.opening import open_checked
 
@@ -78,12 +80,12 @@ class FilesTable:
         if self._cipher is not None:
             value = self._cipher.seal(value)
         self._db(partition).put(key, value)
-        self._put(self.table.changelog_topic_name, partition, key, value, self._sent)
+        self._put(self.changelog, partition, key, value, self._sent)
 
     def delete(self, partition: int, key: bytes) -> None:
         """Remove a key here and in the changelog."""
         self._db(partition).delete(key)
-        self._put(self.table.changelog_topic_name, partition, key, None, self._sent)
+        self._put(self.changelog, partition, key, None, self._sent)
 
     def items(self, partition: int) -> Iterator[tuple[bytes, bytes]]:
         """Yield every key and value of this partition."""
@@ -98,6 +100,29 @@ class FilesTable:
         for partition, offset in offsets.items():
             if partition in owned:
                 self._db(partition).put(self.table.data.offset_key, str(offset).encode())
+
+    # -- catching up with the changelog ------------------------------------------------------------------------------
+
+    @property
+    def changelog(self) -> str:
+        """Name of the changelog topic."""
+        return str(self.table.changelog_topic_name)
+
+    def read_to(self, partition: int) -> int:
+        """Return the offset of the last changelog record that is in the table; -1 if there is none."""
+        stored = self._db(partition).get(self.table.data.offset_key)
+        return -1 if stored is None else int(stored)
+
+    def apply(self, partition: int, records: list[tuple[bytes, bytes | None]], offset: int) -> None:
+        """Write changelog records, None for what was deleted, and that the changelog is read up to ``offset``."""
+        batch = rocksdict.WriteBatch(raw_mode=True)
+        for key, value in records:
+            if value is None:
+                batch.delete(key)
+            else:
+                batch.put(key, value)
+        batch.put(self.table.data.offset_key, str(offset).encode())
+        self._db(partition).write(batch)
 
     # -- opening -----------------------------------------------------------------------------------------------------
 
@@ -118,7 +143,7 @@ class FilesTable:
             log.error(
                 "%s[%d] ends at %d, but the table here has read it to %s: the changelog was deleted. The rows of this "
                 "table are sent to it again.",
-                self.table.changelog_topic_name, partition, self.ends[partition], int(stored),
+                self.changelog, partition, self.ends[partition], int(stored),
             )  # fmt: skip
             db.delete(self.table.data.offset_key)
             self._ahead.add(partition)
@@ -138,7 +163,7 @@ class FilesTable:
             if bytes(key[:1]) == b"\0":
                 self.delete(partition, bytes(key))
             else:
-                self._put(self.table.changelog_topic_name, partition, bytes(key), bytes(value), self._sent)
+                self._put(self.changelog, partition, bytes(key), bytes(value), self._sent)
         return len(rows)
 
     def _opened(self, value: bytes) -> bytes:
