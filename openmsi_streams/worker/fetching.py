@@ -10,7 +10,7 @@ from openmsi_streams.config import kafka
 from openmsi_streams.config.settings import Settings
 
 # The part of the memory budget for what is fetched and not yet in Faust's streams, which have a quarter themselves.
-FEED_SHARE = 16
+FEED_SHARE = 32
 
 
 def adapt(app: Any, settings: Settings, on_fault: Callable[[BaseException], None]) -> None:
