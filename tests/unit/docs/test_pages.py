@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ast
 import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import get_args
@@ -179,6 +181,13 @@ def test_every_metric_is_documented() -> None:
 def test_every_file_that_the_site_names_is_there_and_every_page_is_in_the_site() -> None:
     named = set(re.findall(r"([\w-]+\.md)", (ROOT / "mkdocs.yml").read_text(encoding="utf-8")))
     assert {path.name for path in DOCS.glob("*.md")} == named
+
+
+def test_the_site_builds_without_a_warning(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(tmp_path)]
+    built = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=240)
+    assert built.returncode == 0, built.stdout + built.stderr
+    assert (tmp_path / "index.html").exists() and (tmp_path / "troubleshooting" / "index.html").exists()
 
 
 def test_the_guide_leads_to_every_page() -> None:
