@@ -254,11 +254,17 @@ class Sender:
         Raises:
             BrokerError: no broker answers. TopicError: the topic is not there and cannot be made.
         """
-        from confluent_kafka import Producer
+        from confluent_kafka import KafkaException
 
         client = topics.admin(self.settings)
+        # Made and asked first: librdkafka looks every half second whether a broker is connected that gives it a
+        # producer's id, and connects to none before it is needed.
+        producer = self._new_producer()
         found = topics.read_broker(self.settings, client)
-        self.cluster = client.list_topics(timeout=self.settings.broker.connect_timeout).cluster_id or ""
+        try:
+            self.cluster = producer.list_topics(timeout=self.settings.broker.connect_timeout).cluster_id or ""
+        except KafkaException as error:
+            raise kafka.no_broker(self.settings, kafka.cause(error)) from None
         is_new = self.topic not in found
         planned = [one for one in topics.plan(self.settings, [self.topic], found) if one.name not in found]
         if planned:
@@ -281,7 +287,13 @@ class Sender:
         self.close()
         self.fatal = ""
         self.in_flight = 0
-        self._producer = kafka.built(
+        self._producer = producer
+        return is_new
+
+    def _new_producer(self) -> Any:
+        from confluent_kafka import Producer
+
+        return kafka.built(
             Producer,
             kafka.producer(
                 self.settings,
@@ -300,8 +312,6 @@ class Sender:
                 },
             ),
         )
-
-        return is_new
 
     def why_silent(self) -> str:
         """Ask why nothing is acknowledged; empty if the broker does not answer. Safe in any thread."""
