@@ -92,7 +92,7 @@ class PartialFile:
             self.hashed += len(block)
 
     def finish(self, size: int) -> bytes:
-        """Return the SHA-512 digest of the whole file of ``size`` bytes.
+        """Return the SHA-512 digest of the whole file of ``size`` bytes, and give its handle back.
 
         Raises:
             Vanished: if the file is not the one that was written.
@@ -107,6 +107,7 @@ class PartialFile:
             raise Vanished(f"The partial file {self.path} has {self.hashed} of {size} bytes.")
         if os.fstat(self.fd).st_size != size:
             os.ftruncate(self.fd, size)
+        self.close()
         return self._sha.digest()
 
     def restart(self) -> None:

@@ -27,6 +27,7 @@ class _Call(NamedTuple):
     partial: PartialFile
     work: Callable[[], object]
     done: Callable[[object], object]
+    size: int
 
 
 class Writer:
@@ -61,10 +62,21 @@ class Writer:
         self._queues[lane % len(self._queues)].put(_Write(partial, offset, data))
 
     def call(
-        self, lane: int, partial: PartialFile, work: Callable[[], object], done: Callable[[object], object]
+        self,
+        lane: int,
+        partial: PartialFile,
+        work: Callable[[], object],
+        done: Callable[[object], object],
+        size: int = 0,
     ) -> None:
-        """Run ``work`` after what this lane was given before; ``done`` gets its result or exception, in the thread."""
-        self._queues[lane % len(self._queues)].put(_Call(partial, work, done))
+        """Run ``work`` after what this lane was given before; ``done`` gets its result or exception, in the thread.
+
+        ``size``: bytes that ``work`` holds until it has written them.
+        """
+        if size:
+            with self._lock:
+                self._pending += size
+        self._queues[lane % len(self._queues)].put(_Call(partial, work, done, size))
 
     def notify_below(self, mark: int) -> bool:
         """Ask for one call of ``on_drain`` when less than ``mark`` bytes are pending; False if that is so already."""
@@ -107,6 +119,8 @@ class Writer:
                     result = item.work()
                 except Exception as error:
                     result = error
+                if item.size:
+                    self._written(item.size)
                 item.done(result)
             if partial.fd >= 0:
                 use(partial)

@@ -103,8 +103,11 @@ class Deliverer:
 
     # -- verification ------------------------------------------------------------------------------------------------
 
-    def finish(self, live: Live) -> None:
-        """Verify a file version whose every byte is there; goes on by itself to delivery."""
+    def finish(self, live: Live, data: memoryview | None = None) -> None:
+        """Verify a file version whose every byte is there; goes on by itself to delivery.
+
+        ``data``: all its bytes, if they are not written yet.
+        """
         engine = self.engine
         live.busy = True
         live.whole_at = now = engine.clock()
@@ -120,11 +123,14 @@ class Deliverer:
         def work() -> bytes:
             if file.error is not None:
                 raise file.error
+            if data is not None:
+                file.write(0, data)
             return file.finish(size)
 
-        engine.writer.call(
-            live.lane, file, work, lambda result: bridge.call(partial(self._verified, live, file, result))
-        )
+        def done(result: object) -> None:
+            bridge.call(partial(self._verified, live, file, result))
+
+        engine.writer.call(live.lane, file, work, done, 0 if data is None else len(data))
 
     def _verified(self, live: Live, file: PartialFile, result: object) -> None:
         engine = self.engine
@@ -350,10 +356,9 @@ class Deliverer:
         await engine.publisher.send(beside(row.topic, "receipts"), key, receipt, partition=row.partition)
         if engine.live.get(live.file_id) is not live:
             return
+        # The disk store has taken the partial file away.
         if not any(store.kind == "disk" and store.wants(row.topic) for store in self.stores):
             engine.writer.call(live.lane, live.partial, live.partial.remove, lambda _: None)
-        else:
-            engine.writer.call(live.lane, live.partial, live.partial.close, lambda _: None)
         if out.emitted.summary:
             self.note_record(row.topic, row.partition, live.file_id, out.emitted.summary)
         engine.settle(live, done)

@@ -103,8 +103,9 @@ class Engine:
         self.writer: Writer = Writer(min(4, settings.worker.threads), self._drained)
         self.gate: Gate | None = None
         """Opens messages of encrypted topics; None: nothing is encrypted."""
-        self.finish: Callable[[Live], None] = lambda live: None
-        """Set by `deliver.Deliverer`: called when every byte of a file is there."""
+        self.finish: Callable[[Live, memoryview | None], None] = lambda live, data: None
+        """Set by `deliver.Deliverer`: called when every byte of a file is there; with all of them if they came at once
+        and are not written yet."""
         self.progress: Callable[[Live], None] = lambda live: None
         """Set by `deliver.Deliverer`: called when a file has grown, for uploads that stream."""
         self.given_up: Callable[[Row], Awaitable[None]] | None = None
@@ -275,14 +276,17 @@ class Engine:
                 metrics.REFILLED_BYTES.labels(lane.topic).inc(len(chunk.data))
             if live is None:
                 live = self.open(file_id, step.row, trusted=step.is_new)
-            self.writer.write(live.lane, live.partial, chunk.offset, chunk.data)
+            # A small file that is whole at once is written and verified in one go, and gets one row, when it is
+            # settled: until then the ledger waits for it.
+            at_once = step.is_new and step.row.is_whole
+            if not at_once:
+                self.writer.write(live.lane, live.partial, chunk.offset, chunk.data)
             self.change(live, step.row)
             lane.track(home).hold(file_id, message.offset)
-            # A small file that is whole at once gets one row, when it is settled: until then the ledger waits for it.
-            if (step.is_new and not step.row.is_whole) or self._is_due(live, now):
+            if not at_once and (step.is_new or self._is_due(live, now)):
                 self.flush(live)
             if step.row.is_whole:
-                self.finish(live)
+                self.finish(live, chunk.data if at_once else None)
             else:
                 self.progress(live)
         elif isinstance(step, pl.Repeat | pl.Postpone):

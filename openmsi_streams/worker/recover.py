@@ -140,7 +140,7 @@ class Recovery:
                 self._add(Job(lane, home, starts[home], min(after, goes_on), set(needy)))
         for live in list(engine.live.values()):
             if live.row.topic == topic and live.row.partition == partition and not live.busy and live.row.is_whole:
-                engine.finish(live)
+                engine.finish(live, None)
 
     def _resume(self, file_id: str, row: Row) -> bool:
         """Hold an open row of the table again; say whether its chunks must be read from the log."""
