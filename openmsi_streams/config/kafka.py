@@ -15,6 +15,12 @@ CHUNK_OVERHEAD = 4096
 # KafkaCrypto adds 75 bytes a field, a record batch 61 and up to 36 a record (measured, rounded up).
 WRAPPING = 1024
 
+CLOCK = (
+    "the broker takes no message that is dated so far from its own clock: the clock of this computer is wrong, or the "
+    "broker's; set it"
+)
+"""What Kafka's INVALID_TIMESTAMP means."""
+
 
 def message_bytes(settings: Settings) -> int:
     """Return the largest message that our own producer makes, in bytes."""

@@ -24,6 +24,11 @@ KAFKA_MESSAGE_BYTES = 1_048_588
 # GEMD records and analysis results carry curves; the same limit as the largest chunk serves them.
 RESULT_BYTES = 4 * KAFKA_MESSAGE_BYTES
 
+# The broker's clock dates messages, not the sender's: Kafka deletes by these dates, so a computer whose clock is a
+# month behind would have its chunks deleted at once, and of one that is over an hour ahead Kafka >= 3.6 takes none
+# (message.timestamp.after.max.ms). A forwarded chunk alone keeps the date that it has from the broker.
+DATED = {"message.timestamp.type": "LogAppendTime"}
+
 Policy = Literal["delete", "compact"]
 
 # Topics whose partition p must hold what belongs to partition p of the chunk topic: the worker's tables rest on it.
@@ -110,7 +115,7 @@ def plan(
                 changelog(settings.worker.id, table),
                 partitions,
                 settings.topic.replication,
-                {"cleanup.policy": "compact", "max.message.bytes": str(KAFKA_MESSAGE_BYTES)},
+                {"cleanup.policy": "compact", "max.message.bytes": str(KAFKA_MESSAGE_BYTES), **DATED},
                 f"changelog of the table {table}",
                 like=name,
             )
@@ -123,7 +128,7 @@ def plan(
 
 def _family(settings: Settings, name: str, partitions: int) -> list[Planned]:
     replication = settings.topic.replication
-    chunks = _deleting(_retention(settings), _chunk_message(settings))
+    chunks = _deleting(_retention(settings), _chunk_message(settings)) | DATED
     family = [Planned(name, partitions, replication, chunks, "chunks of files")]
     for suffix in dict.fromkeys((*SUFFIXES, *COPARTITIONED)):
         if suffix not in SUFFIXES:
@@ -133,7 +138,7 @@ def _family(settings: Settings, name: str, partitions: int) -> list[Planned]:
                 beside(name, suffix),
                 1 if suffix in SINGLE else partitions,
                 replication,
-                _config(settings, suffix),
+                _config(settings, suffix) | ({} if suffix == "home" else DATED),
                 SUFFIXES[suffix],
                 like=name if suffix in COPARTITIONED else "",
             )
@@ -234,6 +239,10 @@ def _changes(want: Planned, have: Mapping[str, str]) -> tuple[dict[str, str], li
             + ("compaction would remove chunks" if want.policy == "delete" else "deletion would lose records")
             + ")"
         )
+    for key, value in DATED.items():
+        if key in want.config and have.get(key, value) != value:
+            change[key] = value
+            why.append(f"{key} {have[key]} -> {value} (a sender's wrong clock would have messages refused, or deleted)")
     for key in ("retention.ms", "max.message.bytes"):
         if key in want.config and key in have and _is_less(have[key], want.config[key]):
             change[key] = want.config[key]

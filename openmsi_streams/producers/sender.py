@@ -507,6 +507,8 @@ def explain(settings: Settings, topic: str, error: Any) -> str:
         return f"this user may not write to {topic}; ask the broker's administrator for the right to write"
     if code in (KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_TOPIC, KafkaError._UNKNOWN_PARTITION):
         return f"the topic {topic} is not on the broker any more; it is created again at the next attempt"
+    if code == KafkaError.INVALID_TIMESTAMP:
+        return f"{kafka.CLOCK}; `openmsi-streams topics apply` has the broker date what comes to {topic}"
     return str(error.str())
 
 

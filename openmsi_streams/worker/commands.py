@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import faulthandler
 import logging
 import os
 import socket
+from typing import Any
 
 import click
 
 from openmsi_streams.config import Settings, load
 from openmsi_streams.errors import UsageError
+
+# An orderly end takes seconds. A service manager kills after 90 s; a client library that waits by a clock that was set
+# back meanwhile can take hours.
+END_SECONDS = 45.0
 
 
 @click.command()
@@ -64,10 +70,26 @@ def run(settings: Settings, log_level: str) -> None:
     )  # fmt: skip
     # Its spinner writes escape sequences into logs.
     started.spinner = None
+    end_in_time(started)
     try:
         started.execute_from_commandline()
     finally:
         app.openmsi.close()
+
+
+def end_in_time(started: Any, seconds: float = END_SECONDS) -> None:
+    """Have the process end at the latest ``seconds`` after it was asked to, wherever it hangs by then.
+
+    faulthandler's clock needs neither the interpreter, which may be gone already, nor the time of day; it says on
+    standard error what every thread was doing. Nothing is lost: a worker may be killed at any moment.
+    """
+    schedule = started._schedule_shutdown
+
+    def shutdown(number: Any) -> None:
+        faulthandler.dump_traceback_later(seconds, exit=True)
+        schedule(number)
+
+    started._schedule_shutdown = shutdown
 
 
 def _quiet(log_level: str) -> None:

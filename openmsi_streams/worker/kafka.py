@@ -13,7 +13,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from confluent_kafka import KafkaException, Producer
+from confluent_kafka import KafkaError, KafkaException, Producer
 
 from openmsi_streams.config import kafka
 from openmsi_streams.config.settings import Settings
@@ -117,7 +117,7 @@ class ClientPublisher:
 
         def done(error: Any, message: Any) -> None:
             if error is not None:
-                self._on_lost(BrokerError(f"The broker did not take a row for {topic}: {error.str()}."))
+                self._on_lost(_refused("a row", topic, error))
             else:
                 sent(partition, message.offset())
 
@@ -146,4 +146,9 @@ def _resolve(future: asyncio.Future[int], topic: str, error: Any, offset: int) -
     if error is None:
         future.set_result(offset)
     else:
-        future.set_exception(BrokerError(f"The broker did not take a message for {topic}: {error.str()}."))
+        future.set_exception(_refused("a message", topic, error))
+
+
+def _refused(what: str, topic: str, error: Any) -> BrokerError:
+    why = kafka.CLOCK if error.code() == KafkaError.INVALID_TIMESTAMP else error.str()
+    return BrokerError(f"The broker did not take {what} for {topic}: {why}.")

@@ -48,8 +48,9 @@ def produce(
     messages: list[tuple[bytes | None, bytes | None]],
     partition: int = -1,
     headers: list[tuple[str, bytes]] | None = None,
+    timestamp: float = 0.0,
 ) -> None:
-    """Send ``(key, value)`` pairs in order and wait until the broker has them all."""
+    """Send ``(key, value)`` pairs in order and wait until the broker has them all; ``timestamp``: their date."""
     producer = Producer({"bootstrap.servers": bootstrap, "enable.idempotence": True, "message.max.bytes": 20_000_000})
     failed: list[str] = []
 
@@ -59,6 +60,7 @@ def produce(
 
     for key, value in messages:
         more = {} if partition < 0 else {"partition": partition}
+        more |= {"timestamp": int(timestamp * 1000)} if timestamp else {}
         while True:
             try:
                 producer.produce(topic, value=value, key=key, on_delivery=report, headers=headers or [], **more)

@@ -76,6 +76,29 @@ def test_messages_repeated_reordered_corrupted_and_truncated(
     )
 
 
+def test_clocks_of_senders_are_wrong(broker: EmbeddedBroker, tmp_path: Path) -> None:
+    """A day ahead, where Kafka refuses messages with their senders' date; a year behind, where it would delete them."""
+    books = Books("the clock of an instrument's computer is a day ahead, or a year behind", "files arrive all the same")
+    topic = "clocks"
+    make_topics(broker.bootstrap, topic)
+    world = World(tmp_path / "unused")
+    hashes: dict[str, str] = {}
+    for name, seconds in (("ahead", 86400), ("behind", -365 * 86400)):
+        for number in range(4):
+            path, data = f"{name}/scan_{number}.dat", os.urandom(5000)
+            hashes[path] = sha512(data).hexdigest()
+            messages = [(key, value) for key, value, _ in world.chunks(path, data, chunk_bytes=2000)]
+            produce(broker.bootstrap, topic, messages, home_partition(path, 3), timestamp=time.time() + seconds)
+    with Worker(broker.bootstrap, topic, tmp_path).start() as worker:
+        said = wait_delivered(broker.bootstrap, topic, hashes, 90, worker)
+    books.settle(
+        "2 clocks",
+        hashes,
+        tree(tmp_path / "store" / topic),
+        {(r.path, r.sha512) for r in said if r.state == "delivered"},
+    )
+
+
 @pytest.mark.faults
 def test_two_producers_with_one_identity(broker: EmbeddedBroker, tmp_path: Path) -> None:
     """A cloned PC: the same names, the same topic; half of the files differ. Both contents of a name are versions."""

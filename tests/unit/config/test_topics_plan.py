@@ -46,6 +46,21 @@ def test_records_are_compacted_and_chunks_are_deleted_by_age() -> None:
     assert planned["lab.gemd"].policy == planned["lab.history"].policy == "compact"
 
 
+def test_the_broker_dates_messages_except_forwarded_chunks() -> None:
+    planned = by_name(t.plan(settings(), tables=["files"]))
+    dated = {name for name, one in planned.items() if one.config.get("message.timestamp.type") == "LogAppendTime"}
+    assert dated == set(planned) - {"lab.home"}
+
+
+def test_a_topic_with_its_senders_dates_is_mended() -> None:
+    planned = t.plan(settings(), tables=[])
+    config = {one.name: dict(one.config) | {"message.timestamp.type": "CreateTime"} for one in planned}
+    found = {one.name: t.Found(one.partitions, config=config[one.name]) for one in planned}
+    findings = {finding.topic: finding for finding in t.compare(planned, found)}
+    assert findings["lab"].config == {"message.timestamp.type": "LogAppendTime"} and "clock" in findings["lab"].why
+    assert findings["lab.home"].action == "ok"
+
+
 def test_message_size_follows_chunk_bytes() -> None:
     size = 4 << 20
     planned = by_name(t.plan(settings(**{"chunks.chunk_bytes": size})))

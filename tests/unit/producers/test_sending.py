@@ -122,6 +122,13 @@ def test_other_texts_are_refused(text: str) -> None:
         options.bytes_of(text)
 
 
+def test_a_message_of_a_wrong_clock_is_explained() -> None:
+    from confluent_kafka import KafkaError
+
+    text = explain(load(None, {}, {}), "lab", KafkaError(KafkaError.INVALID_TIMESTAMP))
+    assert "clock" in text and "topics apply" in text and "lab" in text
+
+
 def test_a_message_that_is_too_large_names_the_setting_on_each_side() -> None:
     from confluent_kafka import KafkaError
 
