@@ -1,6 +1,6 @@
 """How long a worker with an empty disk needs until it is ready: its table comes back from the changelog.
 
-    python bench/recovery.py [--rows 100000] [--rounds 3] [--json FILE]
+    python bench/recovery.py [--rows 100000] [--rounds 3] [--broker embedded|kafka] [--json FILE]
 
 The rows are made with the tables' own codec and sent to the changelog topic, one message a row, as a worker does; then
 a worker starts with an empty folder, and again with the folder that the first run left. "Ready" is its own line
@@ -21,12 +21,12 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from confluent_kafka import Producer
+from producer import broker
 
 from openmsi_streams.chunks.keys import file_id, home_partition
 from openmsi_streams.chunks.messages import Delivery
 from openmsi_streams.config import load
 from openmsi_streams.config.topics import ensure_topics
-from openmsi_streams.embedded import EmbeddedBroker
 from openmsi_streams.tables.rows import Row, Span, State, encode
 from tests.support.kafka import make_topics
 from tests.support.workers import Worker
@@ -72,6 +72,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, default=100_000)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--broker", choices=["embedded", "kafka"], default="embedded")
     parser.add_argument("--json", type=Path)
     chosen = parser.parse_args()
     found: dict[str, list[float]] = {"no rows": [], "empty disk": [], "own table": []}
@@ -79,7 +80,8 @@ def main() -> None:
         tmp = Path(name)
 
         def start(bootstrap: str, folder: str, what: str) -> None:
-            with Worker(bootstrap, TOPIC, tmp, folder, worker__id=ID) as worker:
+            profile = "embedded" if chosen.broker == "embedded" else ""
+            with Worker(bootstrap, TOPIC, tmp, folder, worker__id=ID, worker__profile=profile) as worker:
                 began = time.perf_counter()
                 worker.start(wait=False)
                 worker.wait_ready(300)
@@ -90,14 +92,14 @@ def main() -> None:
                 worker.stop()
 
         for number in range(chosen.rounds):
-            with EmbeddedBroker() as broker:
-                make_topics(broker.bootstrap, TOPIC, partitions=PARTITIONS)
-                start(broker.bootstrap, f"none{number}", "no rows")
-        with EmbeddedBroker() as broker:
-            size = fill(broker.bootstrap, chosen.rows)
+            with broker(chosen.broker) as bootstrap:
+                make_topics(bootstrap, TOPIC, partitions=PARTITIONS)
+                start(bootstrap, f"none{number}", "no rows")
+        with broker(chosen.broker) as bootstrap:
+            size = fill(bootstrap, chosen.rows)
             for number in range(chosen.rounds):
-                start(broker.bootstrap, f"w{number}", "empty disk")
-                start(broker.bootstrap, f"w{number}", "own table")
+                start(bootstrap, f"w{number}", "empty disk")
+                start(bootstrap, f"w{number}", "own table")
     print(f"{chosen.rows} rows, {size / 1e6:.1f} MB in the changelog ({size / chosen.rows:.0f} bytes a row)")
     for what, seconds in found.items():
         print(f"{what:12} ready after {statistics.median(seconds):.1f} s (median of {len(seconds)}: "
