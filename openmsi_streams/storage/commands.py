@@ -14,6 +14,7 @@ import click
 import msgspec
 
 from openmsi_streams.chunks.paths import component_problem, shown
+from openmsi_streams.chunks.topics import beside
 from openmsi_streams.config.commands import CONFIG
 from openmsi_streams.config.load import load
 from openmsi_streams.config.settings import Settings
@@ -66,6 +67,13 @@ def verify(
     findings: list[compare.Finding] = []
     for topic in chosen:
         receipts = list(read_receipts(settings, topic).values())
+        if not receipts:
+            click.echo(
+                f"There are no receipts on {beside(topic, 'receipts')}, so nothing can be proved: no worker has "
+                "delivered a file of this topic yet, its receipts are older than the topic keeps them, or this is "
+                f"another broker than the worker's ({settings.broker.bootstrap}).",
+                err=True,
+            )
         findings += compare.check_stores(stores, receipts, topic, deep=deep)
         if source:
             findings += compare.check_source(compare.folder_files(Path(source)), receipts, topic)

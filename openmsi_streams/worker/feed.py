@@ -24,6 +24,8 @@ log = logging.getLogger(__name__)
 FETCH_WAIT_MS = 250
 # What one partition may hand over in a fetch: eight chunks of the default size keep the pipe full.
 FETCH_BYTES = 4 << 20
+# What a record takes beside its key and value: a named tuple, numbers, two headers of objects.
+RECORD_BYTES = 400
 # How long the thread waits for a message before it looks whether partitions have moved.
 POLL_SECONDS = 0.1
 # Messages taken at once from librdkafka's queue behind the first.
@@ -53,8 +55,9 @@ class Run:
         return int(self.messages[-1].offset) + 1 if self.messages else self.next_fetch_offset
 
     def add(self, record: Any) -> int:
-        """Append a record; return its size in bytes."""
-        size = int(record.serialized_value_size) + int(record.serialized_key_size)
+        """Append a record; return its size in bytes, at the least what its objects take."""
+        # A missing key or value has the size -1.
+        size = RECORD_BYTES + max(0, int(record.serialized_value_size)) + max(0, int(record.serialized_key_size))
         self.messages.append(record)
         self.bytes += size
         return size

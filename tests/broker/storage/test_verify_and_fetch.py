@@ -117,6 +117,14 @@ def test_a_clean_tree_is_silent(delivered: Delivered) -> None:
     assert run(verify, delivered.topic, "--config", delivered.config, "--all").output.count("equal") == 7
 
 
+def test_a_topic_without_receipts_proves_nothing_and_says_so(delivered: Delivered) -> None:
+    other = new_topic()
+    make_topics(delivered.broker.bootstrap, other)
+    result = run(verify, other, "--config", delivered.config)
+    assert f"no receipts on {other}.receipts" in result.stderr and delivered.broker.bootstrap in result.stderr
+    assert result.stdout.startswith("0 equal") and result.exit_code == 0
+
+
 def test_a_deleted_object_is_missing(delivered: Delivered) -> None:
     delivered.s3.remove(delivered.topic, "a.dat")
     assert delivered.verify() == (1, {("cloud", "a.dat"): ("missing", "missing")})
