@@ -17,10 +17,10 @@ INTEROP ?= tests
 # What runs on Apache Kafka too: all that goes through a broker and a worker, with kills.
 ON_KAFKA := tests/broker/worker tests/broker/producers tests/faults/worker tests/faults/gemd
 
-.PHONY: help venv demo test lint types format test-all test-slow test-faults test-interop test-kafka bench docs clean
+.PHONY: help venv demo test lint types format test-all test-slow test-faults test-faults-kafka test-interop test-kafka bench docs clean
 
 help:  ## Show this list.
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-17s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 $(VENV)/made:
 	@test -n "$(PYTHON)" || { echo "No Python 3.11 or newer was found. Install one, or run: make PYTHON=/path/to/python" >&2; exit 1; }
@@ -60,7 +60,11 @@ test-kafka: $(VENV)/dev-installed  ## Run the live tests against Apache Kafka, o
 	OPENMSI_TEST_BROKER=kafka $(PYTEST) -m interop tests/interop/test_openmsistream.py || failed=1; \
 	$(PYTEST) -m kafka tests || failed=1; exit $$failed
 
-test-all: test test-slow test-faults test-interop test-kafka  ## Run every test there is.
+test-faults-kafka: $(VENV)/dev-installed  ## Run the long faults of broker, worker and producer on Apache Kafka. Rows: faults.jsonl.
+	OPENMSI_TEST_BROKER=kafka OPENMSI_TEST_FAULT_TABLE=$(CURDIR)/faults.jsonl \
+		$(PYTEST) -m faults tests/faults/system tests/faults/worker tests/faults/producers
+
+test-all: test test-slow test-faults test-faults-kafka test-interop test-kafka  ## Run every test there is.
 
 lint: $(VENV)/dev-installed  ## Check style and formatting.
 	$(BIN)/ruff check .
