@@ -61,6 +61,8 @@ def run(settings: Settings, log_level: str) -> None:
     logging.getLogger().setLevel(log_level.upper())
     from openmsi_streams.app import build
 
+    # A broker that is away is waited for: half a minute of silence would look like a hang.
+    print(f"connecting to {settings.broker.bootstrap}", flush=True)
     app = build(settings)
     _quiet(log_level)
     print(f"web views at http://{settings.web.host}:{settings.web.port}/", flush=True)
