@@ -38,7 +38,8 @@ log = logging.getLogger(__name__)
 
 # A session must outlive a pause of the whole machine (a snapshot, a full disk's stall); heartbeats are a third of it.
 HEARTBEATS_A_SESSION = 6.0
-# A rebalance that another follows must not wait longer for this worker; what is not read by then, Faust reads.
+# A rebalance that another follows must not wait longer for this worker; what is not read by then, Faust reads. Under a
+# session in any case: aiokafka sends no heartbeats before the callback has returned.
 CATCH_UP_SECONDS = 10.0
 # A last heartbeat; a broker that is away does not keep a worker from ending.
 LEAVE_SECONDS = 2.0

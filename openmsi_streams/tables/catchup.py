@@ -10,6 +10,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Protocol
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
@@ -93,9 +94,19 @@ def before_recovery(app: Any, client: dict[str, Any], tables: Iterable[Catching]
         started = time.monotonic()
         loop = asyncio.get_running_loop()
         shares = [mine[number::CONSUMERS] for number in range(min(CONSUMERS, len(mine)))]
-        count = sum(
-            await asyncio.gather(*(loop.run_in_executor(None, catch_up, client, one, seconds) for one in shares))
-        )
+        # Threads of its own: a share that waited for a free one would begin late and end after the session.
+        pool = ThreadPoolExecutor(CONSUMERS, "catch-up")
+        try:
+            found = await asyncio.gather(
+                *(loop.run_in_executor(pool, catch_up, client, one, seconds) for one in shares), return_exceptions=True
+            )
+        finally:
+            pool.shutdown(wait=False)
+        # None writes any more when Faust is told of a failure.
+        for one in found:
+            if isinstance(one, BaseException):
+                raise one
+        count = sum(one for one in found if isinstance(one, int))
         if count:
             log.info("%d changelog records were read in %.1f s", count, time.monotonic() - started)
         await begin(assigned, revoked, newly, generation_id)

@@ -1,0 +1,72 @@
+"""How the partitions of a rebalance are shared out among the consumers that read their changelogs."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from openmsi_streams.tables import catchup
+
+PARTITIONS = 6
+
+
+def rebalance(monkeypatch: pytest.MonkeyPatch, read: Any) -> list[str]:
+    """Run a rebalance in which ``read`` stands in for `catch_up`; return what Faust was told."""
+    told: list[str] = []
+
+    async def begin(*_: Any) -> None:
+        told.append("begin")
+
+    recovery = SimpleNamespace(on_rebalance=begin)
+    app = SimpleNamespace(
+        tables=SimpleNamespace(recovery=recovery), assignor=SimpleNamespace(assigned_standbys=lambda: set())
+    )
+    monkeypatch.setattr(catchup, "catch_up", read)
+    newly = {Partition("changelog", partition) for partition in range(PARTITIONS)}
+    catchup.before_recovery(app, {}, [SimpleNamespace(changelog="changelog")], 1.0)  # type: ignore[list-item]
+    asyncio.run(recovery.on_rebalance(set(), set(), newly))
+    return told
+
+
+class Partition:
+    """A partition that can be in a set."""
+
+    def __init__(self, topic: str, partition: int) -> None:
+        self.topic, self.partition = topic, partition
+
+
+def test_every_partition_is_read_once_and_all_shares_at_the_same_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    together = threading.Barrier(catchup.CONSUMERS, timeout=30)
+    seen: list[int] = []
+
+    def read(client: Any, tables: list[tuple[Any, int]], seconds: float) -> int:
+        together.wait()
+        seen.extend(partition for _, partition in tables)
+        return len(tables)
+
+    assert rebalance(monkeypatch, read) == ["begin"]
+    assert sorted(seen) == list(range(PARTITIONS))
+
+
+def test_a_failure_is_told_when_no_share_writes_any_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    others = threading.Semaphore(0)
+    failed = threading.Event()
+    ended: list[int] = []
+
+    def read(client: Any, tables: list[tuple[Any, int]], seconds: float) -> int:
+        if any(partition == 0 for _, partition in tables):
+            failed.set()
+            raise OSError("the disk is full")
+        assert failed.wait(30)
+        # The failure has time to be told too early.
+        others.acquire(timeout=0.1)
+        ended.append(len(tables))
+        return len(tables)
+
+    with pytest.raises(OSError, match="full"):
+        rebalance(monkeypatch, read)
+    assert len(ended) == catchup.CONSUMERS - 1
