@@ -64,8 +64,8 @@ with open(sys.argv[3], "rb", buffering=0) as f:
         p.poll(0)
 p.flush()
 """
-# The least that a producer of this format can do: the whole file's SHA-512 stands in every chunk's message, so it is
-# computed before the first one goes. It is computed while librdkafka starts; chunks are not hashed here at all.
+# What the format asks of a simple producer: the whole file's SHA-512 stands in every chunk's message, so it is computed
+# before the first one goes. Chunks are not hashed here at all. A reference, not a bound: single runs of ours beat it.
 HASHING = BARE.replace(
     "with open",
     """import hashlib
@@ -327,8 +327,8 @@ def large(given: argparse.Namespace, work: Path, megabytes: int, chunk: int) -> 
         }
     for name in names[1:]:
         found[f"ratio_to_{name}"] = {key: round(found["ours"][key] / found[name][key], 2) for key in found[name]}
-    peer, least = found["openmsistream_1.8.8"], found["bare_after_sha512"]
-    found["most_that_is_possible_to_openmsistream_1.8.8"] = {key: round(least[key] / peer[key], 2) for key in least}
+    peer, hashing = found["openmsistream_1.8.8"], found["bare_after_sha512"]
+    found["bare_after_sha512_to_openmsistream_1.8.8"] = {key: round(hashing[key] / peer[key], 2) for key in hashing}
     return found
 
 

@@ -24,9 +24,9 @@ KAFKA_MESSAGE_BYTES = 1_048_588
 # GEMD records and analysis results carry curves; the same limit as the largest chunk serves them.
 RESULT_BYTES = 4 * KAFKA_MESSAGE_BYTES
 
-# The broker's clock dates messages, not the sender's: Kafka deletes by these dates, so a computer whose clock is a
-# month behind would have its chunks deleted at once, and of one that is over an hour ahead Kafka >= 3.6 takes none
-# (message.timestamp.after.max.ms). A forwarded chunk alone keeps the date that it has from the broker.
+# The broker's clock dates messages, not the sender's: retention goes by these dates, so chunks of a computer whose
+# clock is a month behind may be deleted at the next check, and of one that is over an hour ahead Kafka >= 3.6 takes
+# none (message.timestamp.after.max.ms). A forwarded chunk alone keeps the date that it has from the broker.
 DATED = {"message.timestamp.type": "LogAppendTime"}
 
 Policy = Literal["delete", "compact"]

@@ -71,7 +71,8 @@ def verify(
             click.echo(
                 f"There are no receipts on {beside(topic, 'receipts')}, so nothing can be proved: no worker has "
                 "delivered a file of this topic yet, its receipts are older than the topic keeps them, or this is "
-                f"another broker than the worker's ({settings.broker.bootstrap}).",
+                f"another broker than the worker's ({settings.broker.bootstrap}). Check the topic's name and the "
+                "broker, and with `openmsi-streams status` that a worker runs.",
                 err=True,
             )
         findings += compare.check_stores(stores, receipts, topic, deep=deep)

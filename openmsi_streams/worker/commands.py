@@ -88,8 +88,9 @@ def end_in_time(started: Any, seconds: float = END_SECONDS) -> None:
     schedule = started._schedule_shutdown
 
     def shutdown(number: Any) -> None:
-        faulthandler.dump_traceback_later(seconds, exit=True)
+        # First, as a process without a standard error has no watchdog.
         schedule(number)
+        faulthandler.dump_traceback_later(seconds, exit=True)
 
     started._schedule_shutdown = shutdown
 

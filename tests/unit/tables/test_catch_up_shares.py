@@ -14,7 +14,14 @@ from openmsi_streams.tables import catchup
 PARTITIONS = 6
 
 
-def rebalance(monkeypatch: pytest.MonkeyPatch, read: Any) -> list[str]:
+class Partition:
+    """A partition that can be in a set."""
+
+    def __init__(self, topic: str, partition: int) -> None:
+        self.topic, self.partition = topic, partition
+
+
+async def rebalance(monkeypatch: pytest.MonkeyPatch, read: Any) -> list[str]:
     """Run a rebalance in which ``read`` stands in for `catch_up`; return what Faust was told."""
     told: list[str] = []
 
@@ -28,15 +35,8 @@ def rebalance(monkeypatch: pytest.MonkeyPatch, read: Any) -> list[str]:
     monkeypatch.setattr(catchup, "catch_up", read)
     newly = {Partition("changelog", partition) for partition in range(PARTITIONS)}
     catchup.before_recovery(app, {}, [SimpleNamespace(changelog="changelog")], 1.0)  # type: ignore[list-item]
-    asyncio.run(recovery.on_rebalance(set(), set(), newly))
+    await recovery.on_rebalance(set(), set(), newly)
     return told
-
-
-class Partition:
-    """A partition that can be in a set."""
-
-    def __init__(self, topic: str, partition: int) -> None:
-        self.topic, self.partition = topic, partition
 
 
 def test_every_partition_is_read_once_and_all_shares_at_the_same_time(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -48,25 +48,34 @@ def test_every_partition_is_read_once_and_all_shares_at_the_same_time(monkeypatc
         seen.extend(partition for _, partition in tables)
         return len(tables)
 
-    assert rebalance(monkeypatch, read) == ["begin"]
+    assert asyncio.run(rebalance(monkeypatch, read)) == ["begin"]
     assert sorted(seen) == list(range(PARTITIONS))
 
 
 def test_a_failure_is_told_when_no_share_writes_any_more(monkeypatch: pytest.MonkeyPatch) -> None:
-    others = threading.Semaphore(0)
-    failed = threading.Event()
+    failed, release = threading.Event(), threading.Event()
     ended: list[int] = []
 
     def read(client: Any, tables: list[tuple[Any, int]], seconds: float) -> int:
         if any(partition == 0 for _, partition in tables):
             failed.set()
             raise OSError("the disk is full")
-        assert failed.wait(30)
-        # The failure has time to be told too early.
-        others.acquire(timeout=0.1)
+        assert release.wait(30)
         ended.append(len(tables))
         return len(tables)
 
-    with pytest.raises(OSError, match="full"):
-        rebalance(monkeypatch, read)
+    async def run() -> None:
+        task = asyncio.ensure_future(rebalance(monkeypatch, read))
+        assert await asyncio.to_thread(failed.wait, 30)
+        # Turns of the loop enough for the failure to be told, were it told before the others end.
+        for _ in range(10_000):
+            await asyncio.sleep(0)
+        try:
+            assert not task.done()
+        finally:
+            release.set()
+        with pytest.raises(OSError, match="full"):
+            await task
+
+    asyncio.run(run())
     assert len(ended) == catchup.CONSUMERS - 1
