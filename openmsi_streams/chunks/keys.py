@@ -24,8 +24,9 @@ def murmur2(data: bytes) -> int:
     return hashed ^ (hashed >> 15)
 
 
-# A file of 100 GB is 200,000 chunks of one path: the hash in pure Python is worth remembering.
-@lru_cache(maxsize=65536)
+# A file of 100 GB is 200,000 chunks of one path: the hash in pure Python is worth remembering, for as many files as
+# come in turns. More would be a small leak: a watching producer names each path once.
+@lru_cache(maxsize=1024)
 def home_partition(path: str, partitions: int) -> int:
     """Return the home partition of a path, as Kafka's default partitioner places that key."""
     return (murmur2(path.encode("utf-8")) & 0x7FFFFFFF) % partitions
