@@ -45,7 +45,7 @@ class LogReader:
         except KafkaException as error:
             raise BrokerError(f"The broker did not say where {topic}[{partition}] begins and ends: {error}.") from None
         finally:
-            _let_go(consumer)
+            let_go(consumer)
 
     def bounds(self, places: list[tuple[str, int]]) -> dict[tuple[str, int], tuple[int, int]]:
         """Return the first offset and the one behind the last for each (topic, partition), with one connection.
@@ -59,7 +59,7 @@ class LogReader:
         except KafkaException as error:
             raise BrokerError(f"The broker did not say where topics begin and end: {error}.") from None
         finally:
-            _let_go(consumer)
+            let_go(consumer)
 
     def committed(self, group: str, places: list[tuple[str, int]]) -> dict[tuple[str, int], int]:
         """Return the offset that a group has committed for each (topic, partition) that has one.
@@ -73,7 +73,7 @@ class LogReader:
         except KafkaException as error:
             raise BrokerError(f"The broker did not say what {group} committed: {error}.") from None
         finally:
-            _let_go(consumer)
+            let_go(consumer)
         return {(place.topic, place.partition): int(place.offset) for place in found if place.offset >= 0}
 
     def read(self, topic: str, partition: int, start: int, end: int) -> Iterator[Message]:
@@ -114,10 +114,10 @@ class LogReader:
         except KafkaException as error:
             raise BrokerError(f"{topic}[{partition}] cannot be read again: {error}.") from None
         finally:
-            _let_go(consumer)
+            let_go(consumer)
 
 
-def _let_go(consumer: Any) -> None:
+def let_go(consumer: Any) -> None:
     """Close a consumer, without waiting for it.
 
     librdkafka's threads wait by the time of day: where the clock was set back meanwhile, closing takes as long as the

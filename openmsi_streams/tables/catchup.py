@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import threading
 import time
-from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable
 from typing import Any, Protocol
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
+
+from openmsi_streams.assembly.aside import aside
+from openmsi_streams.assembly.log import let_go
 
 log = logging.getLogger(__name__)
 
@@ -40,13 +43,19 @@ class Catching(Protocol):
         """Write records, None for what was deleted, and that the changelog is read up to ``offset``."""
 
 
-def catch_up(client: dict[str, Any], tables: Iterable[tuple[Catching, int]], seconds: float) -> int:
+def catch_up(
+    client: dict[str, Any],
+    tables: Iterable[tuple[Catching, int]],
+    seconds: float,
+    stopping: Callable[[], bool] = lambda: False,
+) -> int:
     """Read the changelogs of tables' partitions to their ends, for ``seconds`` at most.
 
     Args:
         client: librdkafka's settings of a consumer.
         tables: each table and partition that this worker owns and nothing writes to yet.
         seconds: how long; the rest is left to Faust.
+        stopping: asked between two reads: whether the worker ends; then nothing more is written.
 
     Returns:
         How many records were read. A broker that does not answer is left to Faust too.
@@ -60,7 +69,7 @@ def catch_up(client: dict[str, Any], tables: Iterable[tuple[Catching, int]], sec
     consumer = Consumer({**client, "enable.partition.eof": True})
     try:
         consumer.assign([TopicPartition(*place, table.read_to(place[1]) + 1) for place, table in places.items()])
-        while open_ and time.monotonic() < deadline:
+        while open_ and time.monotonic() < deadline and not stopping():
             found: dict[tuple[str, int], list[Any]] = {}
             for message in consumer.consume(BATCH, POLL_SECONDS):
                 place = (message.topic(), message.partition())
@@ -71,6 +80,8 @@ def catch_up(client: dict[str, Any], tables: Iterable[tuple[Catching, int]], sec
                 else:
                     log.info("changelogs are left to Faust: %s", message.error().str())
                     return count
+            if stopping():
+                break
             for place, messages in found.items():
                 records = [(message.key(), message.value()) for message in messages]
                 places[place].apply(place[1], records, messages[-1].offset())
@@ -78,7 +89,7 @@ def catch_up(client: dict[str, Any], tables: Iterable[tuple[Catching, int]], sec
     except KafkaException as error:
         log.info("changelogs are left to Faust: %s", error)
     finally:
-        consumer.close()
+        let_go(consumer)
     return count
 
 
@@ -92,16 +103,19 @@ def before_recovery(app: Any, client: dict[str, Any], tables: Iterable[Catching]
         standby = set(app.assignor.assigned_standbys())
         mine = [(known[tp.topic], tp.partition) for tp in newly if tp.topic in known and tp not in standby]
         started = time.monotonic()
-        loop = asyncio.get_running_loop()
+        left = threading.Event()
         shares = [mine[number::CONSUMERS] for number in range(min(CONSUMERS, len(mine)))]
-        # Threads of its own: a share that waited for a free one would begin late and end after the session.
-        pool = ThreadPoolExecutor(CONSUMERS, "catch-up")
+
+        def stopping() -> bool:
+            return left.is_set() or app.should_stop
+
         try:
+            # Each in a thread of its own: a share that waited for a free one would begin late and end after the session.
             found = await asyncio.gather(
-                *(loop.run_in_executor(pool, catch_up, client, one, seconds) for one in shares), return_exceptions=True
+                *(aside(catch_up, client, one, seconds, stopping) for one in shares), return_exceptions=True
             )
         finally:
-            pool.shutdown(wait=False)
+            left.set()
         # None writes any more when Faust is told of a failure.
         for one in found:
             if isinstance(one, BaseException):

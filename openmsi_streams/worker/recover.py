@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
 
+from openmsi_streams.assembly.aside import aside
+from openmsi_streams.assembly.log import PATIENCE
 from openmsi_streams.assembly.message import Message
 from openmsi_streams.assembly.partial import PartialFile
 from openmsi_streams.chunks.topics import beside
@@ -24,6 +27,11 @@ log = logging.getLogger(__name__)
 
 # Messages handed from the reading thread to the loop at once.
 BATCH_BYTES = 8 * MIB
+# A slow line's are handed over after so long, however few they are.
+BATCH_SECONDS = 5.0
+# A read from which nothing comes for so long hangs (see `aside`): it is left to itself and begun anew. The reader gives
+# up a silent broker itself before.
+HANGING_SECONDS = BATCH_SECONDS + 2 * PATIENCE
 # Rows taken in before the loop gets a turn: about 2 ms.
 ROWS_A_TURN = 500
 # The wait before a refill that failed (broker gone) is tried again.
@@ -77,19 +85,18 @@ class Recovery:
         for topic, partition in set(engine.lanes) - wanted:
             engine.drop(topic, partition)
         places = [(name, p) for topic, p in sorted(wanted) for name in (topic, beside(topic, "home"))]
-        loop = asyncio.get_running_loop()
         committed: dict[tuple[str, int], int] = {}
         lows: dict[tuple[str, int], int] = {}
         if places:
-            committed = await loop.run_in_executor(None, self.reader.committed, self.group, places)
-            lows = await loop.run_in_executor(None, self._lows, [place for place in places if place not in committed])
+            committed = await aside(self.reader.committed, self.group, places)
+            lows = await aside(self._lows, [place for place in places if place not in committed])
         for topic, partition in sorted(wanted):
             await self._adopt(topic, partition, committed, lows)
         if engine.index is not None:
             # All at once: noting 100,000 rows one by one takes a third of the whole take-over.
             engine.index.load(engine.items())
         if self._runner is None or self._runner.done():
-            self._runner = loop.create_task(self._run())
+            self._runner = asyncio.get_running_loop().create_task(self._run())
         engine.recovered = True
 
     def _lows(self, places: list[tuple[str, int]]) -> dict[tuple[str, int], int]:
@@ -243,7 +250,6 @@ class Recovery:
     async def _read(self, job: Job) -> bool:
         """Read a job's messages; False if its partition left meanwhile."""
         engine = self.engine
-        loop = asyncio.get_running_loop()
         before = engine.counts["refilled_bytes"]
         messages = self.reader.read(job.topic, job.lane.partition, job.start, job.end)
         first = -1
@@ -251,15 +257,22 @@ class Recovery:
         def batch() -> list[Message]:
             found: list[Message] = []
             size = 0
+            until = time.monotonic() + BATCH_SECONDS
             for message in messages:
                 found.append(message)
                 size += len(message.value or b"")
-                if size >= BATCH_BYTES:
+                if size >= BATCH_BYTES or time.monotonic() > until:
                     break
             return found
 
         while True:
-            found = await loop.run_in_executor(None, batch)
+            try:
+                found = await aside(batch, seconds=HANGING_SECONDS)
+            except TimeoutError:
+                raise BrokerError(
+                    f"Reading {job.topic}[{job.lane.partition}] again hangs since {HANGING_SECONDS:.0f} s, as it does "
+                    "when this machine's clock was set back."
+                ) from None
             if not found:
                 break
             if first < 0:

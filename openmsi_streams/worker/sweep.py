@@ -10,6 +10,7 @@ import shutil
 from enum import Enum, auto
 from pathlib import Path
 
+from openmsi_streams.assembly.aside import aside
 from openmsi_streams.chunks.reasons import Reason
 from openmsi_streams.chunks.topics import beside
 from openmsi_streams.config.settings import WorkerSettings
@@ -143,7 +144,7 @@ class Sweeper:
         what = f"{row.path!r} had {row.received} of {size} bytes for {days:g} days."
         reason = Reason.EXPIRED
         try:
-            if await asyncio.get_running_loop().run_in_executor(None, self.recovery.is_cut_off, row):
+            if await aside(self.recovery.is_cut_off, row):
                 reason, what = Reason.LOG_GAP, f"{what} The log begins behind its first chunk."
         except BrokerError as error:
             log.warning("%s", error)

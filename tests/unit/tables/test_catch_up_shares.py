@@ -30,7 +30,9 @@ async def rebalance(monkeypatch: pytest.MonkeyPatch, read: Any) -> list[str]:
 
     recovery = SimpleNamespace(on_rebalance=begin)
     app = SimpleNamespace(
-        tables=SimpleNamespace(recovery=recovery), assignor=SimpleNamespace(assigned_standbys=lambda: set())
+        tables=SimpleNamespace(recovery=recovery),
+        assignor=SimpleNamespace(assigned_standbys=lambda: set()),
+        should_stop=False,
     )
     monkeypatch.setattr(catchup, "catch_up", read)
     newly = {Partition("changelog", partition) for partition in range(PARTITIONS)}
@@ -43,7 +45,7 @@ def test_every_partition_is_read_once_and_all_shares_at_the_same_time(monkeypatc
     together = threading.Barrier(catchup.CONSUMERS, timeout=30)
     seen: list[int] = []
 
-    def read(client: Any, tables: list[tuple[Any, int]], seconds: float) -> int:
+    def read(client: Any, tables: list[tuple[Any, int]], seconds: float, stopping: Any) -> int:
         together.wait()
         seen.extend(partition for _, partition in tables)
         return len(tables)
@@ -56,7 +58,7 @@ def test_a_failure_is_told_when_no_share_writes_any_more(monkeypatch: pytest.Mon
     failed, release = threading.Event(), threading.Event()
     ended: list[int] = []
 
-    def read(client: Any, tables: list[tuple[Any, int]], seconds: float) -> int:
+    def read(client: Any, tables: list[tuple[Any, int]], seconds: float, stopping: Any) -> int:
         if any(partition == 0 for _, partition in tables):
             failed.set()
             raise OSError("the disk is full")
@@ -79,3 +81,27 @@ def test_a_failure_is_told_when_no_share_writes_any_more(monkeypatch: pytest.Mon
 
     asyncio.run(run())
     assert len(ended) == catchup.CONSUMERS - 1
+
+
+def test_a_worker_that_is_to_end_does_not_wait_for_its_changelogs(monkeypatch: pytest.MonkeyPatch) -> None:
+    reading, release = threading.Event(), threading.Event()
+    asked: list[bool] = []
+
+    def read(client: Any, tables: list[tuple[Any, int]], seconds: float, stopping: Any) -> int:
+        reading.set()
+        assert release.wait(30)
+        asked.append(stopping())
+        return 0
+
+    async def run() -> None:
+        task = asyncio.ensure_future(rebalance(monkeypatch, read))
+        assert await asyncio.to_thread(reading.wait, 30)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        release.set()
+        while len(asked) < catchup.CONSUMERS:
+            await asyncio.sleep(0.001)
+
+    asyncio.run(asyncio.wait_for(run(), 30))
+    assert asked == [True] * catchup.CONSUMERS, "nothing is written any more"

@@ -7,7 +7,8 @@ import hashlib
 import random
 import shutil
 import tempfile
-from collections.abc import Awaitable, Callable
+import threading
+from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 
 import msgspec
@@ -15,6 +16,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from openmsi_streams.assembly.message import Message
 from openmsi_streams.assembly.partial import PartialFile
 from openmsi_streams.chunks.keys import file_id, home_partition
 from openmsi_streams.tables.rows import State
@@ -140,6 +142,37 @@ def test_offsets_that_the_stream_leaves_out_are_read_from_the_log(tmp_path: Path
         assert len(world.files()) == 6
 
     run(tmp_path, work)
+
+
+def test_a_reading_that_hangs_is_left_to_itself_and_begun_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As librdkafka does where the clock was set back."""
+    monkeypatch.setattr("openmsi_streams.worker.recover.HANGING_SECONDS", 0.05)
+    monkeypatch.setattr("openmsi_streams.worker.recover.RETRY_SECONDS", 0.0)
+    release = threading.Event()
+
+    async def work(world: World) -> None:
+        real = world.log.read
+        hung: list[int] = []
+
+        def read(topic: str, partition: int, start: int, end: int) -> Iterator[Message]:
+            if len(hung) < 2:
+                hung.append(start)
+                assert release.wait(30)
+            yield from real(topic, partition, start, end)
+
+        monkeypatch.setattr(world.log, "read", read)
+        data = data_of(3, 4000)
+        world.send_file("x.dat", data)
+        where = (TOPIC, home_partition("x.dat", 2))
+        world.position[where] += 2
+        await world.quiet()
+        assert len(hung) == 2
+        assert world.files() == {"x.dat": data}
+
+    try:
+        run(tmp_path, work)
+    finally:
+        release.set()
 
 
 def test_a_disk_that_lies_is_found_out(tmp_path: Path) -> None:
