@@ -1,7 +1,7 @@
 """Reading a file's content: once to hash it, once to send it, with every byte sent checked against the first pass.
 
 SHA-512 is what a producer's processor does most, so each byte is hashed twice and not more: for the file and for its
-chunk, both in the first pass. When a chunk is read again to be sent, its CRC-32 (five times as fast) must be that of
+chunk, both in the first pass. When a chunk is read again to be sent, its XXH3 (many times as fast) must be that of
 the first pass. That is no proof against intent, nor need it be: the receiver checks the SHA-512 of the whole before it
 delivers anything, and size and mtime are looked at once more when all is sent.
 """
@@ -16,9 +16,9 @@ from hashlib import sha512
 from io import BytesIO
 from pathlib import Path
 from typing import IO
-from zlib import crc32
 
 import msgspec
+from xxhash import xxh3_64_intdigest as quick_hash
 
 from openmsi_streams.chunks.codec import count
 from openmsi_streams.producers import system
@@ -62,7 +62,7 @@ class Prepared(msgspec.Struct):
     digests: bytes
     """SHA-512 of each chunk, one behind the other; for a file of one chunk it is the file's."""
     checks: list[int]
-    """CRC-32 of each chunk of a large file."""
+    """XXH3 (64 bits) of each chunk of a large file."""
     chunk_bytes: int
     data: bytes | None = None
     """The content itself if it is small."""
@@ -160,9 +160,9 @@ def _hash_large(file: IO[bytes], prepared: Prepared, beside: Executor, stop: Cal
 
 
 def _hash_chunks(block: memoryview, chunk_bytes: int) -> tuple[list[bytes], list[int]]:
-    """Return SHA-512 and CRC-32 of each chunk of a block."""
+    """Return SHA-512 and XXH3 of each chunk of a block."""
     parts = [block[start : start + chunk_bytes] for start in range(0, len(block), chunk_bytes)]
-    return [sha512(part).digest() for part in parts], [crc32(part) for part in parts]
+    return [sha512(part).digest() for part in parts], [quick_hash(part) for part in parts]
 
 
 def chunk(
@@ -172,6 +172,8 @@ def chunk(
     head: bytes = b"",
     tail: bytes = b"",
     room: deque[BytesIO] | None = None,
+    *,
+    cached: bool = False,
 ) -> bytes:
     """Read chunk ``index`` again for sending, straight between ``head`` and ``tail``.
 
@@ -183,9 +185,11 @@ def chunk(
         tail: what its message has behind the data.
         room: memory to build messages in, used in turn: new memory costs more than reading into it. A message that is
             still in use when its turn comes again keeps its bytes.
+        cached: only if that takes no waiting for a disk.
 
     Raises:
         Changed: its bytes are not those that were hashed.
+        NotCached: with ``cached``, if it would have to be waited for.
         OSError: it cannot be read.
     """
     start = (index - 1) * prepared.chunk_bytes
@@ -195,17 +199,20 @@ def chunk(
     if place.getbuffer().nbytes != size:
         # Its own bytes from the start, so that it can hand them out without a copy.
         place = BytesIO(bytes(size))
-    # Bytes that somebody still holds are left to him here: BytesIO goes on with a copy.
-    with place.getbuffer() as message:
-        message[: len(head)] = head
-        message[len(head) + want :] = tail
-        with message[len(head) : len(head) + want] as data:
-            if read_into(file, prepared, start, data) != want or crc32(data) != prepared.checks[index - 1]:
-                raise Changed
-    value = place.getvalue()
-    if room is not None:
-        room.append(place)
-    return value
+    try:
+        # Bytes that somebody still holds are left to him here: BytesIO goes on with a copy.
+        with place.getbuffer() as message:
+            message[: len(head)] = head
+            message[len(head) + want :] = tail
+            with message[len(head) : len(head) + want] as data:
+                if read_into(file, prepared, start, data, cached=cached) != want:
+                    raise Changed
+                if quick_hash(data) != prepared.checks[index - 1]:
+                    raise Changed
+        return place.getvalue()
+    finally:
+        if room is not None:
+            room.append(place)
 
 
 def read(file: IO[bytes], prepared: Prepared, offset: int, size: int) -> bytes:
@@ -216,10 +223,10 @@ def read(file: IO[bytes], prepared: Prepared, offset: int, size: int) -> bytes:
     return bytes(found[: read_into(file, prepared, offset, memoryview(found))])
 
 
-def read_into(file: IO[bytes], prepared: Prepared, offset: int, view: memoryview) -> int:
+def read_into(file: IO[bytes], prepared: Prepared, offset: int, view: memoryview, *, cached: bool = False) -> int:
     """Fill ``view`` with what is sent, from ``offset`` on; return the bytes: fewer if the file has become shorter."""
     if not prepared.pieces:
-        return system.read_into(file, offset, view)
+        return system.read_into(file, offset, view, cached=cached)
     reached = filled = 0
     for piece in prepared.pieces:
         low, high = max(offset, reached), min(offset + len(view), reached + piece.size)
@@ -228,7 +235,7 @@ def read_into(file: IO[bytes], prepared: Prepared, offset: int, view: memoryview
             if piece.literal:
                 part[:] = piece.literal[inside : high - reached]
                 filled += len(part)
-            elif (got := system.read_into(file, piece.start + inside, part)) == len(part):
+            elif (got := system.read_into(file, piece.start + inside, part, cached=cached)) == len(part):
                 filled += got
             else:
                 return filled + got

@@ -123,6 +123,7 @@ class Engine(Aftercare):
         self._probe(now)
         self._unpark()
         moved = self._send()
+        begun = len(self.jobs)
         self._take_inbox(0.0 if moved or self.jobs else self._pause(now, idle_wait))
         now = time.monotonic()
         for found in self.tracker.ready(now):
@@ -139,7 +140,7 @@ class Engine(Aftercare):
             self._keep_connection(now)
             self._prepare()
         self._retries(now)
-        if self.jobs and not moved:
+        if self.jobs and not moved and len(self.jobs) <= begun:
             head = next((job for job in self._current if job.reading), None)
             if head is not None and self.sender.takes(head):
                 self.sender.wait_for_reader(head, 0.02)

@@ -123,7 +123,6 @@ class Job:
         """Chunks whose messages are made and not handed over: the first goes next."""
         # One more than are read ahead: the one that is being handed over.
         self._room = deque(BytesIO() for _ in range(AHEAD + 1))
-        self.began = time.monotonic()
 
     def span(self, index: int) -> tuple[int, int]:
         """Return the byte range of a chunk."""
@@ -168,11 +167,14 @@ class Job:
         )
         return envelope(fields, end - start, wire)
 
-    def read(self, indexes: list[int], wire: Wire) -> list[bytes]:
+    def read(self, indexes: list[int], wire: Wire, *, cached: bool = False) -> list[bytes]:
         """Return the messages of chunks of a large file, read anew. Raises what `content.chunk` raises."""
-        assert self.file is not None
+        file, prepared = self.file, self.prepared
+        assert file is not None
         room = self._room if len(indexes) == 1 else None
-        return [content.chunk(self.file, self.prepared, one, *self.envelope(one, wire), room) for one in indexes]
+        return [
+            content.chunk(file, prepared, one, *self.envelope(one, wire), room, cached=cached) for one in indexes
+        ]
 
     @property
     def done(self) -> bool:
@@ -405,6 +407,14 @@ class Sender:
         while job.todo and len(job.reading) < AHEAD:
             together = max(1, READ_BYTES // prepared.chunk_bytes)
             indexes = [job.todo.popleft() for _ in range(min(together, len(job.todo)))]
+            if not job.reading:
+                # Just hashed, it is mostly in memory still: no thread need hand it over. Once one has to, all are read
+                # by threads, ahead.
+                try:
+                    job.ready.extend(zip(indexes, job.read(indexes, wire, cached=True), strict=True))
+                    return job.ready.popleft()
+                except system.NotCached:
+                    pass
             job.reading.append((indexes, self.readers.submit(job.read, indexes, wire)))
         if not job.reading or not job.reading[0][1].done():
             return None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import sys
 from pathlib import Path
@@ -73,12 +74,36 @@ def read_at(file: IO[bytes], offset: int, size: int) -> bytes:
         return b"".join(parts)
 
 
-def read_into(file: IO[bytes], offset: int, view: memoryview) -> int:
-    """Fill ``view`` from ``offset`` on; return the bytes read, fewer only at the end of the file. Threads may share."""
+class NotCached(Exception):
+    """The bytes are not in the system's memory, or it does not tell."""
+
+
+def read_into(file: IO[bytes], offset: int, view: memoryview, *, cached: bool = False) -> int:
+    """Fill ``view`` from ``offset`` on; return the bytes read, fewer only at the end of the file. Threads may share.
+
+    Args:
+        file: the file, open.
+        offset: where in it.
+        view: where to.
+        cached: read only what is in the page cache, so that nothing is waited for (Linux).
+
+    Raises:
+        NotCached: with ``cached``, if not all of it is there.
+        OSError: it cannot be read.
+    """
+    flags = getattr(os, "RWF_NOWAIT", 0) if cached else 0
+    if cached and not flags:
+        raise NotCached
     if hasattr(os, "preadv"):
         reached = 0
-        while reached < len(view) and (more := os.preadv(file.fileno(), [view[reached:]], offset + reached)):
-            reached += more
+        try:
+            while reached < len(view) and (more := os.preadv(file.fileno(), [view[reached:]], offset + reached, flags)):
+                reached += more
+        except OSError as error:
+            # EOPNOTSUPP: this file system cannot say.
+            if cached and error.errno in (errno.EAGAIN, errno.EOPNOTSUPP):
+                raise NotCached from None
+            raise
         return reached
     with open(file.name, "rb") as own:
         own.seek(offset)

@@ -94,7 +94,7 @@ def test_a_file_that_changes_while_it_is_sent_arrives_once_with_its_final_conten
     final = os.urandom(LARGE if change != "truncated" else 1_000_000)
     original, done = content.chunk, threading.Event()
 
-    def chunk(file: Any, prepared: Any, index: int, *more: Any) -> bytes:
+    def chunk(file: Any, prepared: Any, index: int, *more: Any, **options: Any) -> bytes:
         if index == 5 and not done.is_set():
             done.set()
             if change == "replaced":
@@ -104,7 +104,7 @@ def test_a_file_that_changes_while_it_is_sent_arrives_once_with_its_final_conten
                 with open(path, "r+b") as writer:
                     writer.truncate(len(final))
                     writer.write(final)
-        return original(file, prepared, index, *more)
+        return original(file, prepared, index, *more, **options)
 
     monkeypatch.setattr(content, "chunk", chunk)
     one.send("a.dat")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import gc
+import os
 import tracemalloc
 from concurrent.futures import ThreadPoolExecutor
 from hashlib import sha512
@@ -11,13 +13,14 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from openmsi_streams.chunks.codec import decode
 from openmsi_streams.chunks.keys import file_id, home_partition
 from openmsi_streams.chunks.messages import Request
 from openmsi_streams.chunks.reasons import Unusable
 from openmsi_streams.config import load
 from openmsi_streams.producers import options
 from openmsi_streams.producers.aftercare import chunks_of
-from openmsi_streams.producers.content import Prepared
+from openmsi_streams.producers.content import SMALL, Prepared, prepare
 from openmsi_streams.producers.sender import Job, Sender, Throttle, explain
 
 
@@ -75,6 +78,40 @@ def test_of_a_large_file_no_more_is_queued_than_five_requests_hold(
     job.outstanding = most
     assert not sender.takes(job)
     assert sender.takes(Job("t", "small.dat", prepared(10), 3))
+
+
+@pytest.mark.skipif(not hasattr(os, "RWF_NOWAIT"), reason="only Linux tells what is in its page cache")
+@pytest.mark.parametrize("chunk_bytes", [65_536, 1_000_000])
+@pytest.mark.parametrize("cold_from", [0, 3, 10**9])
+def test_a_large_file_is_read_whole_and_in_order_wherever_its_pages_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, chunk_bytes: int, cold_from: int
+) -> None:
+    data = os.urandom(SMALL + 3_000_000)
+    (tmp_path / "x").write_bytes(data)
+    real, asked = os.preadv, {True: 0, False: 0}
+
+    def preadv(fd: int, buffers: list[memoryview], offset: int, flags: int = 0) -> int:
+        asked[bool(flags)] += 1
+        if flags and asked[True] > cold_from:
+            raise BlockingIOError(errno.EAGAIN, "would have to wait")
+        return real(fd, buffers, offset)
+
+    with ThreadPoolExecutor(2) as pool:
+        hashed = prepare(tmp_path / "x", chunk_bytes, pool)
+        monkeypatch.setattr(os, "preadv", preadv)
+        sender = Sender(load(None, {"chunks.chunk_bytes": chunk_bytes}, {}), "t", pool)
+        job = Job("t", "x", hashed, 3)
+        found: list[tuple[int, bytes]] = []
+        while not job.handed_over:
+            taken = sender._next(job)
+            if taken is None:
+                sender.wait_for_reader(job, 10.0)
+            else:
+                found.append(taken)
+        job.close()
+    assert [index for index, _ in found] == list(range(1, hashed.total + 1))
+    assert b"".join(decode(value, largest_chunk=1 << 20, max_file_bytes=1 << 30)[0].data for _, value in found) == data
+    assert (asked[False] == 0) == (cold_from > 3), "what is in memory is read at once, the rest by threads"
 
 
 @pytest.mark.parametrize("path", ["a/../b", "a/b:c.dat", "COM1.txt", "ends with dot."])
