@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 import msgspec
 
 from openmsi_streams.config import settings as module
+from openmsi_streams.config import sizes
 from openmsi_streams.config.settings import S3Settings, Section, Settings
 
 # The name that stands for any store's name in the reference.
@@ -108,7 +109,7 @@ def _kind(hint: Any) -> str:
     """Return a type in words, e.g. ``number > 0`` or ``"keep" or "replace"``."""
     origin, inner = get_origin(hint), get_args(hint)
     if origin is Annotated:
-        return f"{_kind(inner[0])}{_limits(inner[1:])}"
+        return f"{'bytes' if sizes.is_size(hint) else _kind(inner[0])}{_limits(inner[1:])}"
     if origin is Literal:
         return " or ".join(f'"{one}"' if isinstance(one, str) else str(one) for one in inner)
     if origin is list:
@@ -202,13 +203,17 @@ def schema() -> dict[str, Any]:
     """Return the JSON schema of the configuration file, with each setting's meaning as its description."""
     built: dict[str, Any] = msgspec.json.schema(Settings)
     by_class = {(S3Settings if f.name == "s3" else f.type).__name__: f.name for f in msgspec.structs.fields(Settings)}
-    meanings = {setting.dotted: setting.meaning for setting in every()}
+    known = {setting.dotted: setting for setting in every()}
     for name, definition in built["$defs"].items():
         section = by_class.get(name, "")
         section = f"s3.{STORE}" if section == "s3" else section
         for key, entry in definition.get("properties", {}).items():
-            if meaning := meanings.get(f"{section}.{key}"):
-                entry["description"] = meaning
+            if (setting := known.get(f"{section}.{key}")) is None:
+                continue
+            if setting.meaning:
+                entry["description"] = setting.meaning
+            if setting.kind.startswith("bytes"):
+                entry["type"] = ["integer", "string"]
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "openmsi-streams.toml",

@@ -11,7 +11,9 @@ KIB, MIB, GIB = 1 << 10, 1 << 20, 1 << 30
 
 Positive = Annotated[float, Meta(gt=0)]
 Seconds = Annotated[float, Meta(ge=0)]
-ByteCount = Annotated[int, Meta(ge=0)]
+# Marks what may be written with a unit (see `config.sizes`).
+BYTES = {"unit": "bytes"}
+ByteCount = Annotated[int, Meta(ge=0, extra=BYTES)]
 
 
 class Section(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
@@ -37,9 +39,9 @@ class BrokerSettings(Section):
 class ChunkSettings(Section):
     """`[chunks]`: size limits; everything else that limits a message's size is derived from these."""
 
-    chunk_bytes: Annotated[int, Meta(ge=1 * KIB, le=16 * MIB)] = 512 * KIB
+    chunk_bytes: Annotated[int, Meta(ge=1 * KIB, le=16 * MIB, extra=BYTES)] = 512 * KIB
     """Bytes of a file in one message. 512 KiB is OpenMSIStream's default and stays below Kafka's 1 MB."""
-    largest_chunk: Annotated[int, Meta(ge=1 * KIB, le=64 * MIB)] = 16 * MIB
+    largest_chunk: Annotated[int, Meta(ge=1 * KIB, le=64 * MIB, extra=BYTES)] = 16 * MIB
     """The largest chunk that a worker takes from any producer, in bytes."""
     max_file_bytes: ByteCount = 5 << 40
     """Files above this are refused; 5 TiB is the largest S3 object."""
@@ -75,7 +77,7 @@ class ProducerSettings(Section):
     """Glob patterns of relative paths not to send, beside the defaults."""
     bandwidth: ByteCount = 0
     """Bytes a second at most; 0: no limit."""
-    queue_bytes: Annotated[int, Meta(ge=1 * MIB)] = 64 * MIB
+    queue_bytes: Annotated[int, Meta(ge=1 * MIB, extra=BYTES)] = 64 * MIB
     """Bytes on their way to the broker at most."""
     when_delivered: str = "keep"
     """What happens to a file after its receipt: ``keep``, ``archive:DIR`` or ``delete``."""
@@ -118,7 +120,7 @@ class WorkerSettings(Section):
     """Chunk topics to read."""
     data: str = ""
     """Folder for RocksDB and work files of this worker; empty: the platform's application folder."""
-    memory_budget: Annotated[int, Meta(ge=32 * MIB)] = 256 * MIB
+    memory_budget: Annotated[int, Meta(ge=32 * MIB, extra=BYTES)] = 256 * MIB
     """Bytes that chunks in flight, refills and uploads may take together."""
     stall_after: Positive = 60.0
     """Seconds without a new byte before a file is stalled and its missing ranges are asked for."""
@@ -184,7 +186,7 @@ class S3Settings(Section):
     """Template of object keys."""
     topics: list[str] = []
     """Topics stored here; empty: all."""
-    part_bytes: Annotated[int, Meta(ge=5 * MIB)] = 8 * MIB
+    part_bytes: Annotated[int, Meta(ge=5 * MIB, extra=BYTES)] = 8 * MIB
     """Smallest part of a multipart upload; it grows so that 10,000 parts suffice."""
     equal_parts: bool = False
     """All parts of an upload have the same size; Cloudflare R2 wants it."""

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import sys
-import tomllib
 from pathlib import Path
 from typing import Any
 
 import click
 
 from openmsi_streams.errors import ConfigurationError, UsageError
+from openmsi_streams.pdv.settings import read_sidecar
 
 
 @click.group()
@@ -60,7 +60,7 @@ def analyze(
         raise UsageError(f"no such file: {', '.join(missing)}. Check the path.")
     records: list[dict[str, Any]] = []
     for path in files:
-        chosen = {**read_sidecar(path), **options}
+        chosen = {**sidecar_of(path), **options}
         done = analyze_to_files(str(path), str(out or path.parent), chosen, {}, plot=not no_plot)
         records.append(done["result"])
         if json_file is None or str(json_file) != "-":
@@ -72,19 +72,19 @@ def analyze(
         _write(csv_file, rows.encode())
 
 
-def read_sidecar(path: Path) -> dict[str, Any]:
+def sidecar_of(path: Path) -> dict[str, Any]:
     """Settings beside a file: `<file>.pdv.toml` or `<stem>.pdv.toml`.
 
-    Raises ConfigurationError when the sidecar cannot be read.
+    Raises ConfigurationError when the sidecar cannot be read or used.
     """
     for candidate in (path.with_name(path.name + ".pdv.toml"), path.with_name(path.stem + ".pdv.toml")):
         if candidate.is_file():
             try:
-                found = tomllib.loads(candidate.read_text(encoding="utf-8"))
-            except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
-                raise ConfigurationError(f"{candidate} cannot be read: {error}. Correct or remove it.") from None
-            section = found.get("pdv", found)
-            return section if isinstance(section, dict) else {}
+                return read_sidecar(candidate.read_bytes())
+            except OSError as error:
+                raise ConfigurationError(f"{candidate} cannot be read: {error.strerror}. Check its mode.") from None
+            except ConfigurationError as error:
+                raise ConfigurationError(f"{candidate}: {error}") from None
     return {}
 
 

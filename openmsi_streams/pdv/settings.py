@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import difflib
 import fnmatch
 import hashlib
 import math
-from collections.abc import Mapping, Sequence
+import tomllib
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -89,6 +91,32 @@ def settings_from(given: Mapping[str, Any] | PdvSettings | None) -> PdvSettings:
         return msgspec.convert(chosen, PdvSettings, strict=False)
     except (msgspec.ValidationError, ValueError) as error:
         raise ConfigurationError(f"PDV settings: {error}. Correct the value in [pdv] or on the command line.") from None
+
+
+def read_sidecar(text: bytes) -> dict[str, Any]:
+    """Settings that a `.pdv.toml` beside a file gives, at its top or in a section `[pdv]`.
+
+    Raises ConfigurationError if it is not TOML or has a key that is not a PDV setting.
+    """
+    try:
+        found = tomllib.loads(text.decode("utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigurationError(f"It is not TOML: {error}. Correct or remove it.") from None
+    section = found.get("pdv", found)
+    if not isinstance(section, dict):
+        raise ConfigurationError(f"pdv = {section!r} is not a section. Write [pdv] and the settings below it.")
+    refuse_unknown(section)
+    return section
+
+
+def refuse_unknown(given: Iterable[str]) -> None:
+    """Raise ConfigurationError for a name that is not a PDV setting: one misspelt would be left out silently."""
+    known = PdvSettings.__struct_fields__
+    for name in given:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1)
+            hint = f"Did you mean {near[0]}?" if near else f"There are: {', '.join(known)}."
+            raise ConfigurationError(f"{name!r} is not a PDV setting. {hint}")
 
 
 def choose(

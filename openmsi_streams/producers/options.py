@@ -9,29 +9,20 @@ from typing import Any
 import click
 
 from openmsi_streams.chunks.topics import check_topic
-from openmsi_streams.config import Settings, load
+from openmsi_streams.config import Settings, load, sizes
 from openmsi_streams.errors import UsageError
 
 log = logging.getLogger(__name__)
 
-UNITS = {"": 1, "k": 1000, "m": 1000**2, "g": 1000**3, "ki": 1 << 10, "mi": 1 << 20, "gi": 1 << 30}
 Command = Callable[..., Any]
 
 
 def bytes_of(text: str | None) -> int | None:
-    """Return bytes (a second) from text like ``20MB/s``, ``512KiB`` or ``1000000``.
-
-    Raises:
-        UsageError: it is not such a text.
-    """
-    if text is None:
-        return None
-    bare = text.strip().lower().removesuffix("/s").removesuffix("b").strip()
-    number = bare.rstrip("kmgi ")
+    """Return bytes (a second) from an option's text. Raises UsageError if `sizes.parse` cannot read it."""
     try:
-        return int(float(number) * UNITS[bare[len(number) :].strip()])
-    except (ValueError, KeyError, OverflowError):
-        raise UsageError(f"{text!r} is not a number of bytes. Write for example 20MB/s, 512KiB or 1000000.") from None
+        return None if text is None else sizes.parse(text)
+    except ValueError as error:
+        raise UsageError(str(error)) from None
 
 
 def headers_of(texts: Iterable[str]) -> dict[str, str]:

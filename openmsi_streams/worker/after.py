@@ -6,7 +6,6 @@ import asyncio
 import logging
 import re
 import tempfile
-import tomllib
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from functools import partial
 from pathlib import Path
@@ -264,16 +263,16 @@ class Follower:
 
     def _pdv_settings(self, topic: str, version: FileVersion) -> dict[str, Any]:
         """Return what is said of a shot: settings that were given, rules for its path, its sidecar."""
-        from openmsi_streams.pdv.settings import choose
+        from openmsi_streams.pdv.settings import choose, read_sidecar
 
         said = {name: value for name in SAID if (value := getattr(self.settings.pdv, name))}
         sidecar: dict[str, Any] = {}
         text = self.recorder.read(topic, f"{version.path}.pdv.toml")
         if text:
             try:
-                sidecar = tomllib.loads(text.decode("utf-8"))
-            except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-                log.warning("the sidecar of %s is not TOML and is left out: %s", version.path, error)
+                sidecar = read_sidecar(text)
+            except ConfigurationError as error:
+                log.warning("the sidecar %s.pdv.toml is left out: %s", version.path, error)
         try:
             chosen = choose(said, self.settings.pdv.rules, topic, version.path, sidecar)
         except (ConfigurationError, ValueError) as error:

@@ -77,3 +77,38 @@ def test_a_value_from_a_variable_is_not_expanded_again() -> None:
 
 def test_a_flag_of_several_values_is_a_list() -> None:
     assert load(flags={"worker.topics": ("a", "b")}, environment={}).worker.topics == ["a", "b"]
+
+
+@pytest.mark.parametrize(
+    ("text", "bytes_"),
+    [
+        ('"64 MiB"', 64 << 20),
+        ('"2gb"', 2 * 10**9),
+        ("67108864", 64 << 20),
+        ('"67108864"', 64 << 20),
+        ('"1.5Ti"', 3 << 39),
+    ],
+)
+def test_bytes_may_have_a_unit(tmp_path: Path, text: str, bytes_: int) -> None:
+    path = tmp_path / "a.toml"
+    path.write_text(f"[worker]\nmemory_budget = {text}\n[s3.main]\nbucket = 'b'\npart_bytes = {text}\n")
+    settings = load(path, environment={"OPENMSI_STREAMS__DISK__FREE_FLOOR": text.strip('"')})
+    assert (settings.worker.memory_budget, settings.s3["main"].part_bytes, settings.disk.free_floor) == (bytes_,) * 3
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "said"),
+    [
+        ("disk.free_floor", "lots", "is not a number of bytes"),
+        ("s3.main.part_bytes", "8 apples", "is not a number of bytes"),
+        ("s3.main.part_bytes", "1 MiB", "5242880"),
+        ("producer.bandwidth", "-5MB", ">= 0"),
+        ("worker.threads", "2k", "Expected `int`"),
+    ],
+)
+def test_wrong_sizes_are_told_with_their_setting(key: str, value: str, said: str) -> None:
+    variable = "OPENMSI_STREAMS__" + key.replace(".", "__").upper()
+    with pytest.raises(ConfigurationError) as told:
+        load(environment={variable: value})
+    assert key in str(told.value)
+    assert said in str(told.value)

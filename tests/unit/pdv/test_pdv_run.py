@@ -12,6 +12,8 @@ import pytest
 from click.testing import CliRunner
 from PIL import Image, ImageDraw
 
+from openmsi_streams.config import Settings
+from openmsi_streams.config.checks import problems
 from openmsi_streams.errors import ConfigurationError
 from openmsi_streams.pdv import synthetic
 from openmsi_streams.pdv.commands import pdv
@@ -19,7 +21,7 @@ from openmsi_streams.pdv.materials import MATERIALS, find_material
 from openmsi_streams.pdv.physics import impact_particle_velocity, spall_acoustic, spall_elastic_plastic
 from openmsi_streams.pdv.result import Quantity
 from openmsi_streams.pdv.run import analyze_to_files, csv_row, matches
-from openmsi_streams.pdv.settings import choose, constants, settings_from
+from openmsi_streams.pdv.settings import choose, constants, read_sidecar, settings_from
 
 SCHEMA = Path(__file__).parents[3] / "docs" / "pdv_result.schema.json"
 
@@ -129,6 +131,50 @@ def test_sidecar_beside_the_file_sets_the_material(shot_file: Path, tmp_path: Pa
     (tmp_path / "x.trc.pdv.toml").write_text('material = "AZ31B"\nwavelength_nm = 1547.461\n')
     CliRunner().invoke(pdv, ["analyze", str(path), "--no-plot", "--json", str(tmp_path / "r.json")])
     assert json.loads((tmp_path / "r.json").read_text())["provenance"]["material"]["name"] == "AZ31B"
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ('materal = "AZ31B"', "'materal' is not a PDV setting. Did you mean material?"),
+        ("[pdv]\nwavelenght_nm = 1547", "Did you mean wavelength_nm?"),
+        ("weather = 1", "There are: wavelength_nm"),
+        ("material = AZ31B", "not TOML"),
+        ("pdv = 3", "not a section"),
+    ],
+)
+def test_a_sidecar_with_a_mistake_is_told_and_not_ignored(shot_file: Path, text: str, said: str) -> None:
+    side = shot_file.with_name(shot_file.name + ".pdv.toml")
+    side.write_text(text)
+    try:
+        done = CliRunner().invoke(pdv, ["analyze", str(shot_file), "--no-plot"])
+    finally:
+        side.unlink()
+    assert isinstance(done.exception, ConfigurationError)
+    assert str(side) in str(done.exception)
+    assert said in str(done.exception)
+
+
+def test_a_sidecar_may_have_a_section() -> None:
+    assert (
+        read_sidecar(b'[pdv]\nmaterial = "AZ31B"\n') == read_sidecar(b'material = "AZ31B"\n') == {"material": "AZ31B"}
+    )
+
+
+@pytest.mark.parametrize(
+    ("rule", "said"),
+    [
+        ({"path": "*.trc", "materal": "copper"}, "Did you mean material?"),
+        ({"wavelength_nm": -3.0}, "wavelength"),
+        ({"topic": "a", "path": "*", "material": "copper", "density": 8930.0}, ""),
+    ],
+)
+def test_rules_are_checked_before_a_worker_starts(rule: dict[str, str | float], said: str) -> None:
+    settings = Settings()
+    settings.pdv.rules = [rule]
+    found = [one.line() for one in problems(settings, "worker") if one.key == "pdv.rules"]
+    assert len(found) == bool(said)
+    assert all(said in line for line in found)
 
 
 def test_settings_come_from_topic_path_and_sidecar() -> None:
