@@ -16,7 +16,8 @@ from dataclasses import dataclass, field
 from hashlib import sha512
 from pathlib import Path
 
-MIB = 1 << 20
+from openmsi_streams.config.settings import MIB
+
 CAMERA_BYTES = 200 * MIB
 FRAME_BYTES = 8 * MIB
 # Lattice parameter of aluminium and wavelength of copper K-alpha-1, in angstrom.

@@ -14,7 +14,8 @@ from typing import Any
 from urllib.request import url2pathname
 
 from openmsi_streams.chunks.codec import count
-from openmsi_streams.demo.laboratory import MIB, Written
+from openmsi_streams.config.settings import MIB
+from openmsi_streams.demo.laboratory import Written
 from openmsi_streams.storage.keys import KeyTemplate
 
 # A local worker answers in milliseconds; one that is busy with a rebalance may take seconds.

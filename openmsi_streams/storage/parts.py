@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from openmsi_streams.chunks import ranges as rg
+from openmsi_streams.config.settings import MIB
 
-MIB = 1 << 20
 # S3's limits: parts of one upload, bytes of an object, bytes of a part.
 MAX_PARTS = 10_000
 MAX_OBJECT = 5 << 40

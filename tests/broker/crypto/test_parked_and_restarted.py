@@ -59,6 +59,16 @@ def send(lab: Lab, sealed: Sealed) -> None:
         produce(lab.bootstrap, TOPIC, messages, partition=partition)
 
 
+def lab_that_lacks_a_key(folder: Path, bootstrap: str) -> tuple[Lab, Settings]:
+    """Return a lab with the files of a producer that has gone with its key, and that producer's settings."""
+    lab = Lab(folder, bootstrap)
+    make_topics(lab.bootstrap, TOPIC)
+    absent = lab.node_settings("absent", "producer", [TOPIC])
+    with open_node(absent, "producer") as node:
+        send(lab, seal(lab, node, names("absent")))
+    return lab, absent
+
+
 def worker_of(lab: Lab, name: str, **settings: Any) -> Worker:
     node = lab.provision(name, "both", [TOPIC])
     return Worker(lab.bootstrap, TOPIC, lab.folder / "workers", name, crypto__node=str(node.config), **settings)
@@ -95,11 +105,7 @@ def test_a_worker_ends_in_order_while_messages_wait_and_two_share_what_it_left(
     tmp_path: Path, own_broker: EmbeddedBroker
 ) -> None:
     """SIGTERM while parked; started again; a second joins while still parked, and both stay; the producer is back."""
-    lab = Lab(tmp_path, own_broker.bootstrap)
-    make_topics(lab.bootstrap, TOPIC)
-    absent = lab.node_settings("absent", "producer", [TOPIC])
-    with open_node(absent, "producer") as node:
-        send(lab, seal(lab, node, names("absent")))
+    lab, absent = lab_that_lacks_a_key(tmp_path, own_broker.bootstrap)
     with (
         open_node(lab.node_settings("present", "producer", [TOPIC]), "producer") as present,
         worker_of(lab, "worker1") as one,
@@ -139,11 +145,7 @@ def test_a_worker_ends_in_order_while_messages_wait_and_the_broker_is_away(
     tmp_path: Path, proxied_broker: ProxiedBroker
 ) -> None:
     """Faust, the node and our producer each give up on the broker after a while; what is parked is in the table."""
-    lab = Lab(tmp_path, proxied_broker.bootstrap)
-    make_topics(lab.bootstrap, TOPIC)
-    absent = lab.node_settings("absent", "producer", [TOPIC])
-    with open_node(absent, "producer") as node:
-        send(lab, seal(lab, node, names("absent")))
+    lab, absent = lab_that_lacks_a_key(tmp_path, proxied_broker.bootstrap)
     with (
         open_node(lab.node_settings("present", "producer", [TOPIC]), "producer") as present,
         worker_of(lab, "worker1") as worker,
@@ -167,11 +169,7 @@ def test_a_worker_ends_in_order_while_messages_wait_and_the_broker_is_away(
 def test_the_broker_is_killed_and_started_again_while_messages_wait(tmp_path: Path) -> None:
     """Apache Kafka, since the embedded broker forgets everything. The exchange of keys goes on by itself."""
     with KafkaCluster() as cluster, ExitStack() as stack:
-        lab = Lab(tmp_path, cluster.bootstrap)
-        make_topics(lab.bootstrap, TOPIC)
-        absent = lab.node_settings("absent", "producer", [TOPIC])
-        with open_node(absent, "producer") as node:
-            send(lab, seal(lab, node, names("absent")))
+        lab, absent = lab_that_lacks_a_key(tmp_path, cluster.bootstrap)
         present = stack.enter_context(open_node(lab.node_settings("present", "producer", [TOPIC]), "producer"))
         settings = {"worker__profile": "", "worker__session_seconds": "6"}
         worker = stack.enter_context(worker_of(lab, "worker1", **settings)).start()
