@@ -7,6 +7,7 @@ import logging
 import time
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
+from typing import Any, TypeVar
 
 from openmsi_streams.assembly.aside import aside
 from openmsi_streams.assembly.log import PATIENCE
@@ -24,6 +25,7 @@ from openmsi_streams.worker.live import Live
 from openmsi_streams.worker.ports import Log
 
 log = logging.getLogger(__name__)
+T = TypeVar("T")
 
 # Messages handed from the reading thread to the loop at once.
 BATCH_BYTES = 8 * MIB
@@ -58,6 +60,18 @@ class Job:
         return beside(self.lane.topic, "home") if self.home else self.lane.topic
 
 
+async def _answered(ask: Callable[..., T], *args: Any) -> T:
+    """Return what the broker says, asked until it does: a worker that takes partitions over must outlive an outage."""
+    while True:
+        try:
+            return await aside(ask, *args, seconds=HANGING_SECONDS)
+        except BrokerError as error:
+            log.warning("%s Asked again in %.0f s.", error, RETRY_SECONDS)
+        except TimeoutError:
+            log.warning("The broker did not answer within %.0f s. Asked again.", HANGING_SECONDS)
+        await asyncio.sleep(RETRY_SECONDS)
+
+
 class Recovery:
     """Adopts partitions after a rebalance and runs refills, one after the other."""
 
@@ -88,8 +102,8 @@ class Recovery:
         committed: dict[tuple[str, int], int] = {}
         lows: dict[tuple[str, int], int] = {}
         if places:
-            committed = await aside(self.reader.committed, self.group, places)
-            lows = await aside(self._lows, [place for place in places if place not in committed])
+            committed = await _answered(self.reader.committed, self.group, places)
+            lows = await _answered(self._lows, [place for place in places if place not in committed])
         for topic, partition in sorted(wanted):
             await self._adopt(topic, partition, committed, lows)
         if engine.index is not None:

@@ -10,6 +10,7 @@ import tempfile
 import threading
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -19,6 +20,7 @@ from hypothesis import strategies as st
 from openmsi_streams.assembly.message import Message
 from openmsi_streams.assembly.partial import PartialFile
 from openmsi_streams.chunks.keys import file_id, home_partition
+from openmsi_streams.errors import BrokerError
 from openmsi_streams.tables.rows import State
 from tests.support.world import TOPIC, World
 
@@ -168,6 +170,47 @@ def test_a_reading_that_hangs_is_left_to_itself_and_begun_anew(tmp_path: Path, m
         await world.quiet()
         assert len(hung) == 2
         assert world.files() == {"x.dat": data}
+
+    try:
+        run(tmp_path, work)
+    finally:
+        release.set()
+
+
+def test_a_worker_that_takes_partitions_over_outlives_an_outage(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("openmsi_streams.worker.recover.HANGING_SECONDS", 0.05)
+    monkeypatch.setattr("openmsi_streams.worker.recover.RETRY_SECONDS", 0.0)
+    release = threading.Event()
+
+    async def work(world: World) -> None:
+        data = data_of(5, 4000)
+        world.send_file("x.dat", data)
+        await world.stream(2)
+        world.commit()
+        asked = dict.fromkeys(("committed", "bounds"), 0)
+
+        def away(name: str) -> Callable[..., Any]:
+            real = getattr(world.log, name)
+
+            def ask(*args: Any) -> Any:
+                asked[name] += 1
+                if asked[name] == 1:
+                    raise BrokerError("The broker did not say.")
+                if asked[name] == 2:
+                    assert release.wait(30)
+                return real(*args)
+
+            return ask
+
+        for name in asked:
+            monkeypatch.setattr(world.log, name, away(name))
+        world.log.offsets = {place: world.log.offsets[place] for place in sorted(world.log.offsets)[:1]}
+        await world.start()
+        await world.quiet()
+        assert world.files() == {"x.dat": data}
+        assert asked == {"committed": 3, "bounds": 3}
 
     try:
         run(tmp_path, work)
