@@ -14,6 +14,7 @@ from collections.abc import Callable
 from concurrent.futures import Executor, Future
 from hashlib import sha512
 from io import BytesIO
+from mmap import mmap
 from pathlib import Path
 from typing import IO
 
@@ -133,7 +134,8 @@ def _hash_large(file: IO[bytes], prepared: Prepared, beside: Executor, stop: Cal
     whole = sha512()
     digests: list[bytes] = []
     block_bytes = prepared.chunk_bytes * max(1, BLOCK // prepared.chunk_bytes)
-    buffers = [bytearray(min(block_bytes, prepared.size)) for _ in range(BLOCKS)]
+    # Mappings of their own go back to the system when they are let go of; blocks of this size in malloc's heap leave holes.
+    buffers = [mmap(-1, min(block_bytes, prepared.size)) for _ in range(BLOCKS)]
     running: deque[Future[tuple[list[bytes], list[int]]]] = deque()
 
     def take() -> None:
