@@ -52,7 +52,7 @@ def problems(settings: Settings, role: Role = "all") -> list[Problem]:
     if role in ("all", "producer"):
         rules += [_producer]
     if role in ("all", "worker"):
-        rules += [_topics, _times, _stores, _s3, _web, _patterns, _crypto, _pdv, _gemd, _processors]
+        rules += [_topics, _times, _stores, _s3, _web, _patterns, _crypto, _gemd, _processors]
     return [problem for rule in rules for problem in rule(settings)]
 
 
@@ -390,18 +390,6 @@ def _crypto(settings: Settings) -> Iterator[Problem]:
         yield Problem(
             "crypto.topics", settings.crypto.topics, "Without crypto.node no message can be read.", "Set crypto.node."
         )
-
-
-def _pdv(settings: Settings) -> Iterator[Problem]:
-    from openmsi_streams.pdv.settings import refuse_unknown, settings_from
-
-    for rule in settings.pdv.rules:
-        said = {name: value for name, value in rule.items() if name not in ("topic", "path")}
-        try:
-            refuse_unknown(said)
-            settings_from(said)
-        except ConfigurationError as error:
-            yield Problem("pdv.rules", rule, str(error), "A rule has `topic` and `path` besides.")
 
 
 def _gemd(settings: Settings) -> Iterator[Problem]:

@@ -119,6 +119,17 @@ def refuse_unknown(given: Iterable[str]) -> None:
             raise ConfigurationError(f"{name!r} is not a PDV setting. {hint}")
 
 
+def check_rules(rules: Iterable[Mapping[str, Any]]) -> None:
+    """Raise ConfigurationError for a rule with a key or value that cannot be, before anything is analysed with it."""
+    for number, rule in enumerate(rules, start=1):
+        said = {key: value for key, value in rule.items() if key not in ("topic", "path")}
+        try:
+            refuse_unknown(said)
+            settings_from(said)
+        except ConfigurationError as error:
+            raise ConfigurationError(f"[[pdv.rules]], number {number}: {error}") from None
+
+
 def choose(
     base: Mapping[str, Any], rules: Sequence[Mapping[str, Any]], topic: str = "", path: str = "",
     sidecar: Mapping[str, Any] | None = None,

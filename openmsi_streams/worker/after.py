@@ -20,6 +20,7 @@ from openmsi_streams.chunks.topics import beside
 from openmsi_streams.config.settings import Settings
 from openmsi_streams.errors import ConfigurationError, CryptoError, StoreError
 from openmsi_streams.gemd.facts import StoreLink
+from openmsi_streams.pdv.settings import check_rules, choose, read_sidecar
 from openmsi_streams.processors.api import DeliveredFile, Processor, message
 from openmsi_streams.processors.decide import decide
 from openmsi_streams.processors.registry import load_processors
@@ -71,6 +72,7 @@ class Follower:
         self.recorder = Recorder(engine, stores, self.settings)
         self.recorder.analysis_of = self.results
         pdv = self.settings.pdv
+        check_rules(pdv.rules)
         self._match = re.compile(pdv.match) if pdv.match else None
         self.todo: dict[tuple[str, int], dict[str, bytes]] = {}
         """(topic, partition) -> file id -> version, of what is delivered and not followed up yet."""
@@ -263,8 +265,6 @@ class Follower:
 
     def _pdv_settings(self, topic: str, version: FileVersion) -> dict[str, Any]:
         """Return what is said of a shot: settings that were given, rules for its path, its sidecar."""
-        from openmsi_streams.pdv.settings import choose, read_sidecar
-
         said = {name: value for name in SAID if (value := getattr(self.settings.pdv, name))}
         sidecar: dict[str, Any] = {}
         text = self.recorder.read(topic, f"{version.path}.pdv.toml")
