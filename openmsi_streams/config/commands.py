@@ -46,6 +46,8 @@ def check(path: str | None, connect: bool, role: checks.Role, defaults: bool, as
     found = checks.problems(settings, role)
     if role != "producer" and not any(one.key == "processors.load" for one in found):
         found += _processors_that_do_not_load(settings)
+    if role != "producer":
+        found += _pdv_rules_that_cannot_be(settings)
     if connect:
         found += _what_does_not_answer(settings, role)
     values = flatten(settings)
@@ -122,6 +124,17 @@ def _processors_that_do_not_load(settings: Settings) -> list[checks.Problem]:
         load_processors(settings)
     except ConfigurationError as error:
         return [checks.Problem("processors.load", settings.processors.load, str(error), "")]
+    return []
+
+
+def _pdv_rules_that_cannot_be(settings: Settings) -> list[checks.Problem]:
+    """Check the rules as a worker does at its start."""
+    from openmsi_streams.pdv.settings import check_rules
+
+    try:
+        check_rules(settings.pdv.rules)
+    except ConfigurationError as error:
+        return [checks.Problem("pdv.rules", settings.pdv.rules, str(error), "")]
     return []
 
 

@@ -69,7 +69,7 @@ def load_with_sources(
             sources[name] = "flag"
     _refuse_unknown(tree, Settings, "", sources)
     tree = _expand(tree, variables)
-    _read_sizes(tree, Settings, "", sources)
+    _read_sizes(tree, sources)
     try:
         settings = msgspec.convert(tree, Settings, strict=False)
     except msgspec.ValidationError as error:
@@ -222,23 +222,16 @@ def is_secret(dotted: str) -> bool:
     return any(dotted == name or dotted.endswith(f".{name}") for name in SECRETS)
 
 
-def _read_sizes(tree: Any, section: type[Section], above: str, sources: dict[str, str]) -> None:
+def _read_sizes(tree: Tree, sources: dict[str, str]) -> None:
     """Turn numbers of bytes that are written with a unit into numbers, in place."""
-    for field in msgspec.structs.fields(section):
-        value, name, kind = tree.get(field.name), f"{above}{field.name}", field.type
-        if isinstance(value, str) and sizes.is_size(kind):
+    for dotted, value in _leaves(tree):
+        if isinstance(value, str) and sizes.is_size(_type_of(dotted)):
             try:
-                tree[field.name] = sizes.parse(value)
+                _put(tree, dotted, sizes.parse(value))
             except ValueError as error:
-                source = sources.get(name, "")
-                said = f"The setting {name}{f' ({source})' if source else ''} is not usable"
-                raise ConfigurationError(f"{said}: {error}") from None
-        elif isinstance(value, dict) and isinstance(kind, type) and issubclass(kind, Section):
-            _read_sizes(value, kind, f"{name}.", sources)
-        elif name == "s3" and isinstance(value, dict):
-            for store, inner in value.items():
-                if isinstance(inner, dict):
-                    _read_sizes(inner, S3Settings, f"s3.{store}.", sources)
+                name = ".".join(dotted)
+                source = f" ({sources[name]})" if name in sources else ""
+                raise ConfigurationError(f"The setting {name}{source} is not usable: {error}") from None
 
 
 def _refuse_unknown(tree: Any, section: type[Section], above: str, sources: dict[str, str]) -> None:

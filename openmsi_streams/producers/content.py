@@ -134,7 +134,7 @@ def _hash_large(file: IO[bytes], prepared: Prepared, beside: Executor, stop: Cal
     whole = sha512()
     digests: list[bytes] = []
     block_bytes = prepared.chunk_bytes * max(1, BLOCK // prepared.chunk_bytes)
-    # Mappings of their own go back to the system when they are let go of; blocks of this size in malloc's heap leave holes.
+    # Mappings of their own go back to the system when they are let go of; in malloc's heap they may leave holes.
     buffers = [mmap(-1, min(block_bytes, prepared.size)) for _ in range(BLOCKS)]
     running: deque[Future[tuple[list[bytes], list[int]]]] = deque()
 

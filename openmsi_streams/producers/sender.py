@@ -172,9 +172,7 @@ class Job:
         file, prepared = self.file, self.prepared
         assert file is not None
         room = self._room if len(indexes) == 1 else None
-        return [
-            content.chunk(file, prepared, one, *self.envelope(one, wire), room, cached=cached) for one in indexes
-        ]
+        return [content.chunk(file, prepared, one, *self.envelope(one, wire), room, cached=cached) for one in indexes]
 
     @property
     def done(self) -> bool:

@@ -110,7 +110,7 @@ def before_recovery(app: Any, client: dict[str, Any], tables: Iterable[Catching]
             return left.is_set() or app.should_stop
 
         try:
-            # Each in a thread of its own: a share that waited for a free one would begin late and end after the session.
+            # Each in a thread of its own: one that waited for a free thread would begin late and end after the session.
             found = await asyncio.gather(
                 *(aside(catch_up, client, one, seconds, stopping) for one in shares), return_exceptions=True
             )

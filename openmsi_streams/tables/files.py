@@ -24,8 +24,7 @@ log = logging.getLogger(__name__)
 # Faust's defaults allow 2 GiB of cache and 90 % of the process's file handles for each partition of each table.
 ROCKSDB_OPTIONS = {
     "max_open_files": 64,
-    # Of each table and partition; rows are small, so more would only be memory.
-    "write_buffer_size": 1 * MIB,
+    "write_buffer_size": 8 * MIB,
     "max_write_buffer_number": 2,
     "block_cache_size": 8 * MIB,
     "block_cache_compressed_size": 2 * MIB,

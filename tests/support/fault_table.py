@@ -116,8 +116,9 @@ class Books:
 
 HEAD = """# What happens when things break
 
-Each line is one run of a test of `make test-faults` (or of its short form in `make test`): a fault was injected while
-files travelled from a producer through Kafka to a worker's store, and afterwards every file was read back and compared.
+Each line is one run of a test of `make test-faults` (on Apache Kafka: `make test-faults-kafka`; the short forms are in
+`make test` and `make test-kafka`): a fault was injected while files travelled from a producer through Kafka to a
+worker's store, and afterwards every file was read back and compared.
 
 * **sent**: files (or versions of files) that were handed to a producer. **delivered**: with a receipt that says so.
   **equal**: in the store, byte for byte. **reported**: not delivered, and said so: in quarantine, shown as waiting, or

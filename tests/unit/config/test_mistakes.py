@@ -22,6 +22,14 @@ root = "ROOT"
 """
 # name -> (file's text, what the line must contain: key, value, cause, cure)
 MISTAKES: dict[str, tuple[str, tuple[str, ...]]] = {
+    "a size without sense": (
+        GOOD + '[chunks]\nlargest_chunk = "16 apples"\n',
+        ("chunks.largest_chunk", "16 apples", "512KiB"),
+    ),
+    "a misspelt PDV setting in a rule": (
+        GOOD + '[[pdv.rules]]\npath = "*.trc"\nmateral = "copper"\n',
+        ("pdv.rules", "'materal'", "Did you mean material?"),
+    ),
     "a misspelt key": ('[broker]\nbootsrap = "a:1"', ("broker.bootsrap", "Did you mean 'broker.bootstrap'")),
     "a misspelt section": ('[brokr]\nbootstrap = "a:1"', ("brokr", "Did you mean 'broker'")),
     "text where a number belongs": ('[worker]\nthreads = "many"', ("worker.threads", "'many'", "int")),

@@ -11,9 +11,9 @@ from io import BytesIO
 from pathlib import Path
 
 import pytest
-from xxhash import xxh3_64_intdigest
 from hypothesis import given
 from hypothesis import strategies as st
+from xxhash import xxh3_64_intdigest
 
 from openmsi_streams.producers import content, system
 from openmsi_streams.producers.content import Changed, Piece, Prepared

@@ -10,6 +10,7 @@ import pytest
 
 from openmsi_streams.assembly.message import Message
 from openmsi_streams.chunks.messages import Delivery, FileVersion
+from openmsi_streams.errors import ConfigurationError
 from openmsi_streams.processors.api import DeliveredFile, Processor, Result
 from openmsi_streams.storage.base import StoreUnavailable
 from openmsi_streams.worker import after
@@ -35,6 +36,19 @@ async def follower_of(world: World, *processors: Processor) -> Follower:
     follower.processors = list(processors)
     world.deliverer.follow = follower.wants
     return follower
+
+
+def test_a_wrong_rule_for_pdv_is_told_before_anything_starts(tmp_path: Path) -> None:
+    async def work() -> None:
+        world = World(tmp_path)
+        world.settings.pdv.rules = [{"path": "*.trc", "materal": "copper"}]
+        try:
+            with pytest.raises(ConfigurationError, match="Did you mean material"):
+                await follower_of(world)
+        finally:
+            await world.stop()
+
+    asyncio.run(work())
 
 
 def test_a_processor_runs_on_a_delivered_file_and_its_result_is_stored_and_sent(tmp_path: Path) -> None:
