@@ -10,7 +10,7 @@ import asyncio
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from typing import Any
 
 from aiokafka.consumer.fetcher import FetchResult
@@ -109,13 +109,16 @@ class Feed:
         self._lock = threading.Condition()
         self._goal: dict[TopicPartition, tuple[int, int]] = {}
         """What is to be read: epoch and first offset. Another epoch: read from there anew."""
+        self._reading: dict[TopicPartition, int] = {}
+        """What librdkafka reads, and of which epoch; the thread's own."""
         self._held: dict[TopicPartition, Run] = {}
         self._waiting = 0
         self._given: dict[TopicPartition, int] = {}
         """Where aiokafka's position must be, if nobody has moved it."""
         self._ends: dict[TopicPartition, int] = {}
         self._parked: set[TopicPartition] = set()
-        """Partitions that are not read until their records are used up."""
+        """Partitions that are not read until their records are used up and they are wanted."""
+        self._wanted: frozenset[Any] | None = None
         self._placed = 0
         self._epoch = 0
         self._ended = False
@@ -125,6 +128,18 @@ class Feed:
         self._thread.start()
 
     # -- on the loop of Faust's consumer thread ----------------------------------------------------------------------
+
+    def want(self, partitions: Collection[Any] | None) -> None:
+        """Read these partitions alone from now on; None: all.
+
+        Faust stays assigned to the changelogs that this worker writes and takes nothing of them once its tables are
+        recovered. Unless they are left out, each row comes back from the broker and waits here for nobody.
+        """
+        wanted = None if partitions is None else frozenset(partitions)
+        if wanted != self._wanted:
+            self._wanted = wanted
+            # Gives `plan` a turn.
+            self._fetcher._notify(self._fetcher._wait_consume_future)
 
     def plan(self, assignment: Any) -> Any:
         """Leave to aiokafka the partitions that have no position yet or are paused; have the others read.
@@ -152,6 +167,11 @@ class Feed:
             for tp in [tp for tp in self._given if tp not in active]:
                 self._forget(tp)
             for tp, position in active.items():
+                if self._wanted is not None and tp not in self._wanted:
+                    if self._goal.pop(tp, None) is not None:
+                        self._drop(tp)
+                        self._parked.add(tp)
+                    continue
                 # While records lie there unused the position is before them, and nobody has moved it: a seek
                 # removes them.
                 known = tp in self._given and (tp in records or position == self._given[tp])
@@ -210,20 +230,19 @@ class Feed:
 
     def _run(self) -> None:
         consumer = self._consumer
-        reading: dict[TopicPartition, int] = {}
         quiet_until = 0.0
         try:
             while True:
                 with self._lock:
-                    self._wait(bool(reading))
+                    self._wait()
                     if self._ended:
                         return
                     goal = dict(self._goal)
-                self._assign(goal, reading)
+                self._assign(goal)
                 first = consumer.poll(POLL_SECONDS)
                 if first is None:
                     continue
-                errors = self._keep([first, *consumer.consume(BATCH, 0)], reading)
+                errors = self._keep([first, *consumer.consume(BATCH, 0)])
                 if errors and time.monotonic() > quiet_until:
                     quiet_until = time.monotonic() + ERROR_SECONDS
                     log.warning("broker: %s", errors[-1])
@@ -234,7 +253,7 @@ class Feed:
         finally:
             consumer.close()
 
-    def _wait(self, busy: bool) -> None:
+    def _wait(self) -> None:
         placed, since = self._placed, time.monotonic()
         while not self._ended:
             if self._waiting >= self._limit:
@@ -246,24 +265,24 @@ class Feed:
                         self._drop(tp)
                         self._goal.pop(tp, None)
                         self._parked.add(tp)
-            elif busy or self._goal:
+            elif self._reading or self._goal:
                 return
             else:
                 self._lock.wait()
 
-    def _assign(self, goal: dict[TopicPartition, tuple[int, int]], reading: dict[TopicPartition, int]) -> None:
+    def _assign(self, goal: dict[TopicPartition, tuple[int, int]]) -> None:
         """Make librdkafka read what is wanted, each partition from where it is wanted."""
-        gone = [tp for tp, epoch in reading.items() if tp not in goal or goal[tp][0] != epoch]
+        gone = [tp for tp, epoch in self._reading.items() if tp not in goal or goal[tp][0] != epoch]
         if gone:
             self._consumer.incremental_unassign([Place(*tp) for tp in gone])
             for tp in gone:
-                del reading[tp]
-        new = {tp: place for tp, place in goal.items() if tp not in reading}
+                del self._reading[tp]
+        new = {tp: place for tp, place in goal.items() if tp not in self._reading}
         if new:
             self._consumer.incremental_assign([Place(tp.topic, tp.partition, at) for tp, (_, at) in new.items()])
-            reading.update({tp: epoch for tp, (epoch, _) in new.items()})
+            self._reading.update({tp: epoch for tp, (epoch, _) in new.items()})
 
-    def _keep(self, messages: list[Any], reading: dict[TopicPartition, int]) -> list[str]:
+    def _keep(self, messages: list[Any]) -> list[str]:
         """Hold messages until aiokafka's fetcher wants them; return what went wrong."""
         errors = []
         found: dict[TopicPartition, list[Any]] = {}
@@ -276,7 +295,7 @@ class Feed:
         ends = {tp: self._end(tp) for tp in found}
         with self._lock:
             for tp, records in found.items():
-                if tp not in self._goal or self._goal[tp][0] != reading.get(tp):
+                if tp not in self._goal or self._goal[tp][0] != self._reading.get(tp):
                     # Moved away or read anew from elsewhere since.
                     continue
                 run = self._held.get(tp)

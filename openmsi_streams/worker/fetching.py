@@ -28,6 +28,11 @@ def adapt(app: Any, settings: Settings, on_fault: Callable[[BaseException], None
             budget = settings.worker.memory_budget // FEED_SHARE
             self._feed = Feed(fetcher, self.thread_loop, kafka.consumer(settings), budget, on_fault)
 
+        async def _fetch_records(self, consumer: Any, active_partitions: Any, *args: Any, **kwargs: Any) -> Any:
+            if self._feed is not None:
+                self._feed.want(active_partitions)
+            return await super()._fetch_records(consumer, active_partitions, *args, **kwargs)
+
         async def on_thread_stop(self) -> None:
             if self._feed is not None:
                 await asyncio.get_running_loop().run_in_executor(None, self._feed.close)

@@ -40,7 +40,7 @@ def fill(bootstrap: str) -> None:
 
 @asynccontextmanager
 async def consumer(bootstrap: str, *, fed: bool) -> AsyncIterator[Any]:
-    """Give a consumer of aiokafka that has its partitions, with or without the feed."""
+    """Give a consumer of aiokafka that has its partitions, and its feed if it has one."""
     made = aiokafka.AIOKafkaConsumer(
         TOPIC, bootstrap_servers=bootstrap, group_id=f"fed-{fed}", auto_offset_reset="earliest",
         enable_auto_commit=False, session_timeout_ms=6000, heartbeat_interval_ms=1000,
@@ -51,7 +51,7 @@ async def consumer(bootstrap: str, *, fed: bool) -> AsyncIterator[Any]:
     loop = asyncio.get_running_loop()
     feed = Feed(made._fetcher, loop, kafka.consumer(settings), BUDGET, faults.append) if fed else None
     try:
-        yield made
+        yield made, feed
     finally:
         if feed is not None:
             await loop.run_in_executor(None, feed.close)
@@ -65,6 +65,11 @@ def plain(record: Any) -> tuple[Any, ...]:
         record.offset, record.timestamp, record.timestamp_type, record.key, record.value, tuple(record.headers),
         record.serialized_key_size, record.serialized_value_size,
     )  # fmt: skip
+
+
+def reading(feed: Feed) -> set[int]:
+    """Return the partitions that librdkafka reads."""
+    return {tp.partition for tp in list(feed._reading)}
 
 
 async def take(made: Any, want: int, partitions: list[TopicPartition] | None = None) -> dict[int, list[Any]]:
@@ -85,9 +90,9 @@ async def take(made: Any, want: int, partitions: list[TopicPartition] | None = N
 def test_the_feed_gives_what_aiokafka_gives() -> None:
     async def compare(bootstrap: str) -> None:
         places = [TopicPartition(TOPIC, number) for number in range(3)]
-        async with consumer(bootstrap, fed=False) as made:
+        async with consumer(bootstrap, fed=False) as (made, _):
             expected = await take(made, 3 * COUNT)
-        async with consumer(bootstrap, fed=True) as made:
+        async with consumer(bootstrap, fed=True) as (made, _):
             # One partition is read while nobody takes the others, which have more than may wait.
             assert (await take(made, COUNT, places[:1]))[0] == expected[0]
             found = await take(made, 2 * COUNT)
@@ -107,6 +112,33 @@ def test_the_feed_gives_what_aiokafka_gives() -> None:
             assert (await take(made, COUNT)) == {1: expected[1]}
             assert [made.highwater(place) for place in places[:2]] == [COUNT, COUNT]
             assert await made.position(places[1]) == COUNT
+
+    with a_broker() as broker:
+        make_topics(broker.bootstrap, TOPIC, partitions=3)
+        fill(broker.bootstrap)
+        asyncio.run(compare(broker.bootstrap))
+
+
+def test_nothing_is_read_that_nobody_takes() -> None:
+    async def compare(bootstrap: str) -> None:
+        places = [TopicPartition(TOPIC, number) for number in range(3)]
+        async with consumer(bootstrap, fed=True) as (made, feed):
+            feed.want(set(places[:1]))
+            assert set(await take(made, COUNT, places[:1])) == {0}
+            assert reading(feed) == {0}
+            # Wanted, left alone half way, and wanted again: on from the first that was not taken.
+            feed.want(set(places))
+            first = await take(made, 10, places[1:2])
+            feed.want(set(places[:1]))
+            async with asyncio.timeout(30):
+                while reading(feed) != {0}:
+                    await take(made, 0)
+                    await asyncio.sleep(0.01)
+            feed.want(None)
+            rest = await take(made, 2 * COUNT - len(first[1]))
+            assert [record[0] for record in first[1] + rest[1]] == list(range(COUNT))
+            assert [record[0] for record in rest[2]] == list(range(COUNT))
+            assert 0 not in rest
 
     with a_broker() as broker:
         make_topics(broker.bootstrap, TOPIC, partitions=3)
