@@ -7,7 +7,7 @@ the rows themselves, fetched one by one for the page at hand.
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -79,6 +79,9 @@ class Index:
         self._times: dict[tuple[str, State], SortedKeys[Key]] = {}
         self._paths: dict[str, SortedKeys[tuple[str, str]]] = {}
         self._sums: dict[tuple[str, State], Sum] = {}
+        self._topics: dict[str, str] = {}
+        self._loading: dict[str, Entry | None] | None = None
+        """What `begin` started; None for a file version that was forgotten meanwhile."""
         self.changes = 0
         """Moves with every change."""
 
@@ -99,8 +102,8 @@ class Index:
 
     def note(self, file_id: str, row: Row) -> None:
         """Take a row that was written; about 10 microseconds whatever the number of rows."""
-        new = Entry(row.topic, row.path, row.state, row.updated, row.size, row.received, row.partition)
         old = self._entries.get(file_id)
+        new = self._entry(row, old)
         if old is not None and (old.topic, old.path) != (new.topic, new.path):
             self.forget(file_id)
             old = None
@@ -114,14 +117,26 @@ class Index:
         if old is not None:
             self._count(old, -1)
         self._count(new, 1)
+        if self._loading is not None:
+            self._loading[file_id] = new
         self.changes += 1
 
-    def load(self, items: Iterable[tuple[str, Row]]) -> None:
-        """Take all rows at once, instead of what was there; quicker than `note` for many."""
-        entries = {
-            file_id: Entry(row.topic, row.path, row.state, row.updated, row.size, row.received, row.partition)
-            for file_id, row in items
-        }
+    def begin(self) -> None:
+        """Start to take all rows anew, with `add`; the views show what was there until `complete`.
+
+        Quicker than `note` for many rows.
+        """
+        self._loading = {}
+
+    def add(self, file_id: str, row: Row) -> None:
+        """Take a row as a table had it; one that was noted or forgotten since `begin` stays so."""
+        if self._loading is not None and file_id not in self._loading:
+            self._loading[file_id] = self._entry(row, None)
+
+    def complete(self) -> None:
+        """Show what was taken since `begin` instead of what was there."""
+        taken, self._loading = self._loading or {}, None
+        entries = {file_id: entry for file_id, entry in taken.items() if entry is not None}
         times: dict[tuple[str, State], list[Key]] = {}
         paths: dict[str, list[tuple[str, str]]] = {}
         self._sums = {}
@@ -136,6 +151,8 @@ class Index:
 
     def forget(self, file_id: str) -> None:
         """Drop a file version whose row was pruned, or whose partition went to another worker."""
+        if self._loading is not None:
+            self._loading[file_id] = None
         old = self._entries.pop(file_id, None)
         if old is None:
             return
@@ -224,6 +241,16 @@ class Index:
                 keys.append(key)
         keys.sort(reverse=True)
         return keys[:limit], keys[limit - 1] if len(keys) > limit else None
+
+    def _entry(self, row: Row, old: Entry | None) -> Entry:
+        """Return what is kept of a row: objects that are there already rather than equal ones from the table."""
+        topic = self._topics.setdefault(row.topic, row.topic)
+        path = old.path if old is not None and old.path == row.path else row.path
+        updated = old.updated if old is not None and old.updated == row.updated else row.updated
+        received = row.received
+        return Entry(
+            topic, path, row.state, updated, row.size, row.size if received == row.size else received, row.partition
+        )
 
     def _times_of(self, topic: str, state: State) -> SortedKeys[Key]:
         return self._times.setdefault((topic, state), SortedKeys())

@@ -244,8 +244,7 @@ class Deliverer:
 
     def _job(self, live: Live) -> Job:
         row = live.row
-        newest = self.engine.newest.get((row.topic, row.path))
-        superseded = newest is not None and newest[1] != live.file_id and newest[0] > row.order
+        superseded = self.engine.delivered.newer(live.file_id, row)
         file = Verified(
             path=live.partial.path,
             file_id=live.file_id,
@@ -337,10 +336,8 @@ class Deliverer:
         flags = (*row.flags, *out.emitted.flags)
         if not engine.is_expected(row.path):
             flags = (*flags, str(Reason.UNEXPECTED_PATH))
-        copy = engine.contents.get((row.topic, row.sha512[:16]))
-        copy_of = copy[0] if copy is not None and copy[0] != row.path and row.size > 0 else ""
         done = row.to(
-            State.DELIVERED, now, deliveries=out.deliveries, flags=flags, copy_of=copy_of,
+            State.DELIVERED, now, deliveries=out.deliveries, flags=flags, copy_of=engine.delivered.copied(row),
             uploads={}, reason="", message="", attempts=0, retry_at=0.0,
         )  # fmt: skip
         key = live.file_id.encode("ascii")

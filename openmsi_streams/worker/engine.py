@@ -30,6 +30,7 @@ from openmsi_streams.tables import rows as rw
 from openmsi_streams.tables.rows import OPEN, Row, State
 from openmsi_streams.worker import lane as ledgers
 from openmsi_streams.worker import metrics, quarantine
+from openmsi_streams.worker.delivered import Delivered
 from openmsi_streams.worker.lane import Lane
 from openmsi_streams.worker.live import Live
 from openmsi_streams.worker.ports import Index, Publisher, Rows
@@ -44,8 +45,8 @@ FLUSH_SECONDS = 5.0
 FLUSH_SHARE = 256
 REPLAY_HEADER = "openmsi-replay"
 CONTROL_HEADER = "openmsi-control"
-# Identities of recently seen (path, hash); a file of many chunks is looked up once.
-MAX_IDENTITIES = 20_000
+# Identities of recently seen (path, hash): a file of many chunks is looked up once, for as many files as come in turns.
+MAX_IDENTITIES = 1000
 
 
 class Gate(Protocol):
@@ -84,10 +85,7 @@ class Engine:
         self.on_fault = on_fault
         self.lanes: dict[tuple[str, int], Lane] = {}
         self.live: dict[str, Live] = {}
-        self.newest: dict[tuple[str, str], tuple[tuple[float, float], str]] = {}
-        """(topic, path) -> order and file id of the newest delivered version."""
-        self.contents: dict[tuple[str, bytes], tuple[str, str]] = {}
-        """(topic, first bytes of sha512) -> path and file id of the first delivered file with this content."""
+        self.delivered = Delivered(self.row_at)
         self.expected = [re.compile(pattern) for pattern in settings.worker.expected_paths]
         self.recovered = False
         self.paused = ""
@@ -126,16 +124,20 @@ class Engine:
 
     def row(self, file_id: str) -> Row | None:
         """Return a row as it is now, wherever it is on this worker."""
+        place = self.index.where(file_id) if self.index is not None else None
+        for topic, partition in [place] if place in self.lanes else list(self.lanes):
+            row = self.row_at(topic, partition, file_id)
+            if row is not None:
+                return row
+        return None
+
+    def row_at(self, topic: str, partition: int, file_id: str) -> Row | None:
+        """Return a row of this partition as it is now."""
         live = self.live.get(file_id)
         if live is not None:
             return live.row
-        key = file_id.encode("ascii", "replace")
-        place = self.index.where(file_id) if self.index is not None else None
-        for topic, partition in [place] if place in self.lanes else list(self.lanes):
-            value = self.tables[topic].get(partition, key)
-            if value is not None:
-                return rw.decode(value)
-        return None
+        value = self.tables[topic].get(partition, file_id.encode("ascii", "replace"))
+        return rw.decode(value) if value is not None else None
 
     def items(self, topic: str | None = None) -> Iterator[tuple[str, Row]]:
         """Yield every file id and row of this worker's partitions, as they are now."""
@@ -245,11 +247,7 @@ class Engine:
         self, lane: Lane, message: Message, chunk: codec.Chunk, path: str, file_id: str, *, home: bool, refill: bool
     ) -> None:
         live = self.live.get(file_id)
-        if live is not None:
-            row: Row | None = live.row
-        else:
-            stored = self.tables[lane.topic].get(lane.partition, file_id.encode("ascii"))
-            row = rw.decode(stored) if stored is not None else None
+        row = self.row_at(lane.topic, lane.partition, file_id)
         if live is not None and live.busy and live.row.state is not State.QUARANTINED:
             self._repeated(lane)
             if chunk.mtime is not None and live.row.mtime is not None and chunk.mtime > live.row.mtime:
@@ -309,12 +307,11 @@ class Engine:
 
     def _renew(self, file_id: str, row: Row, step: pl.Renew, chunk: codec.Chunk, seen: pl.Seen) -> pl.Step:
         """Start a delivered content anew if another version has its name now; else only its mtime is newer."""
-        holder = self.newest.get((row.topic, row.path))
-        if holder is not None and holder[1] != file_id:
+        if self.delivered.holder(row) not in (None, file_id):
             return pl.place(step.row, chunk, row.path, row.topic, seen)
         touched = replaced(row, mtime=chunk.mtime)
         self.write(file_id, touched)
-        self.learn(file_id, touched)
+        self.delivered.learn(file_id, touched)
         return pl.Settled(touched)
 
     def _repeated(self, lane: Lane) -> None:
@@ -413,17 +410,15 @@ class Engine:
         live.row = row
         self.write(live.file_id, row)
         self.live.pop(live.file_id, None)
-        self.learn(live.file_id, row)
+        self.delivered.learn(live.file_id, row)
 
-    def learn(self, file_id: str, row: Row) -> None:
-        """Remember a settled row for what later files are compared with."""
-        if row.state is not State.DELIVERED:
-            return
-        place = (row.topic, row.path)
-        known = self.newest.get(place)
-        if known is None or row.order >= known[0]:
-            self.newest[place] = (row.order, file_id)
-        self.contents.setdefault((row.topic, row.sha512[:16]), (row.path, file_id))
+    def forget(self, lane: Lane, file_id: str, row: Row) -> None:
+        """Take a row out of the table and of all that remembers it."""
+        self.tables[lane.topic].delete(lane.partition, file_id.encode("ascii"))
+        lane.known.discard(file_id)
+        self.delivered.forget(file_id, row)
+        if self.index is not None:
+            self.index.forget(file_id)
 
     # -- quarantine, replay, requests --------------------------------------------------------------------------------
 
@@ -524,6 +519,7 @@ class Engine:
     def drop(self, topic: str, partition: int) -> None:
         """Stop holding what belongs to a partition that has left. Partial files stay: the partition may come back."""
         lane = self.lanes.pop((topic, partition), None)
+        self.delivered.drop(topic, partition)
         if lane is not None and self.index is not None:
             for file_id in lane.known:
                 self.index.forget(file_id)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import Any, Protocol
 
 from openmsi_streams.assembly.message import Message
@@ -62,8 +62,14 @@ class Index(Protocol):
     def note(self, file_id: str, row: Any) -> None:
         """Take in a row as it is now."""
 
-    def load(self, items: Iterable[tuple[str, Any]]) -> None:
-        """Take all rows at once, instead of what was there."""
+    def begin(self) -> None:
+        """Start to take all rows anew."""
+
+    def add(self, file_id: str, row: Any) -> None:
+        """Take a row as the table had it, unless it was noted or forgotten since."""
+
+    def complete(self) -> None:
+        """Show what was taken since `begin` instead of what was there."""
 
     def where(self, file_id: str) -> tuple[str, int] | None:
         """Return the topic and partition of a row, or None."""

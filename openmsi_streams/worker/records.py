@@ -77,8 +77,8 @@ class Recorder:
         records: list[Record] = []
         if self.mapping is None:
             return records
-        for (name, path), (_, file_id) in list(self.engine.newest.items()):
-            if name != topic or sidecar not in self.mapping.sidecar_paths(topic, path):
+        for path, file_id in self.engine.delivered.newest(topic, partition).items():
+            if sidecar not in self.mapping.sidecar_paths(topic, path):
                 continue
             row = self.engine.row(file_id)
             if row is None or row.partition != partition or row.state is not State.DELIVERED:

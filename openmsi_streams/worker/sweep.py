@@ -186,14 +186,7 @@ class Sweeper:
                 await engine.publisher.send(beside(topic, "history"), key, quarantine.receipt_of(file_id, row, now))
                 if engine.lanes.get((topic, partition)) is not lane:
                     break
-                engine.tables[topic].delete(partition, key)
-                lane.known.discard(file_id)
-                if engine.newest.get((topic, row.path), (None, ""))[1] == file_id:
-                    del engine.newest[(topic, row.path)]
-                if engine.contents.get((topic, row.sha512[:16]), ("", ""))[1] == file_id:
-                    del engine.contents[(topic, row.sha512[:16])]
-                if engine.index is not None:
-                    engine.index.forget(file_id)
+                engine.forget(lane, file_id, row)
 
     def _sweep_stores(self) -> None:
         """Abort uploads of ours that nobody goes on with."""

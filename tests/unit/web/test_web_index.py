@@ -90,7 +90,10 @@ def test_sums_last_and_versions_are_what_a_scan_gives(steps: list[tuple[str, Sta
     for file_id, row in rows.items():
         assert index.versions(row.topic, row.path) == [file_id]
     again = Index()
-    again.load(rows.items())
+    again.begin()
+    for file_id, row in rows.items():
+        again.add(file_id, row)
+    again.complete()
     assert again.sums() == index.sums()
     assert list(again.newest(Filter())) == list(index.newest(Filter()))
 
