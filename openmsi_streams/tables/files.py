@@ -21,13 +21,14 @@ from openmsi_streams.tables.opening import open_checked
 
 log = logging.getLogger(__name__)
 
-# Faust's defaults allow 2 GiB of cache and 90 % of the process's file handles for each partition of each table.
+# Each partition has a database of its own, and each fills its buffers and its cache before it gives anything back: with
+# Faust's defaults 2 GiB of cache and 90 % of the process's file handles. Rows are some 600 bytes, and those of files in
+# flight are in memory anyway.
 ROCKSDB_OPTIONS = {
     "max_open_files": 64,
-    "write_buffer_size": 8 * MIB,
+    "write_buffer_size": MIB,
     "max_write_buffer_number": 2,
-    "block_cache_size": 8 * MIB,
-    "block_cache_compressed_size": 2 * MIB,
+    "block_cache_size": MIB,
 }
 
 Put = Callable[[str, int, bytes, bytes | None, Callable[[int, int], None]], None]
