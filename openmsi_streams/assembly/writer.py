@@ -57,9 +57,17 @@ class Writer:
 
     def write(self, lane: int, partial: PartialFile, offset: int, data: memoryview) -> None:
         """Hand over a chunk; its memory is kept until it is written. Failures stay in ``partial.error``."""
-        with self._lock:
-            self._pending += len(data)
+        self.borrow(len(data))
         self._queues[lane % len(self._queues)].put(_Write(partial, offset, data))
+
+    def borrow(self, size: int) -> None:
+        """Count bytes as pending that somebody else writes, until they are given back."""
+        with self._lock:
+            self._pending += size
+
+    def give_back(self, size: int) -> None:
+        """Count bytes as written that were borrowed."""
+        self._written(size)
 
     def call(
         self,
@@ -74,8 +82,7 @@ class Writer:
         ``size``: bytes that ``work`` holds until it has written them.
         """
         if size:
-            with self._lock:
-                self._pending += size
+            self.borrow(size)
         self._queues[lane % len(self._queues)].put(_Call(partial, work, done, size))
 
     def notify_below(self, mark: int) -> bool:

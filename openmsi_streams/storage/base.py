@@ -55,6 +55,8 @@ class Verified(msgspec.Struct, kw_only=True):
     timestamp: float = 0.0
     """Kafka timestamp of the first chunk, seconds since the epoch."""
     producer: str = ""
+    content: memoryview | None = None
+    """All its bytes, if ``path`` does not have them yet: the disk store writes them there itself."""
 
 
 class Stored(msgspec.Struct, kw_only=True, frozen=True):

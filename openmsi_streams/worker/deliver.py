@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -51,6 +52,10 @@ class Outcome:
 
     deliveries: tuple[Delivery, ...]
     error: BaseException | None = None
+    verified_at: float | None = None
+    """When the hash of a small file was found, seconds since the epoch."""
+    digest: bytes | None = None
+    """The hash of a small file, if it is not the announced one."""
     emitted: Emitted = field(default_factory=lambda: Emitted())
 
 
@@ -117,6 +122,12 @@ class Deliverer:
         metrics.REASSEMBLY_SECONDS.labels(live.row.topic).observe(max(0.0, now - live.row.since))
         if self._bridge is None:
             self._bridge = Bridge(asyncio.get_running_loop())
+        if data is not None and self._disk_alone(live.row.topic):
+            # Hashed and written by who delivers it: one hand-over and one opening of the file instead of two each.
+            live.content = data
+            engine.writer.borrow(len(data))
+            self.enqueue(live)
+            return
         bridge = self._bridge
         size, file = live.row.size, live.partial
 
@@ -131,6 +142,9 @@ class Deliverer:
             bridge.call(partial(self._verified, live, file, result))
 
         engine.writer.call(live.lane, file, work, done, 0 if data is None else len(data))
+
+    def _disk_alone(self, topic: str) -> bool:
+        return [store.kind for store in self.stores if store.wants(topic)] == ["disk"]
 
     def _verified(self, live: Live, file: PartialFile, result: object) -> None:
         engine = self.engine
@@ -229,7 +243,14 @@ class Deliverer:
             jobs = [self._job(live) for live in batch]
             loop = asyncio.get_running_loop()
             try:
-                outcomes = await loop.run_in_executor(engine.pool, self._deliver, jobs)
+                try:
+                    outcomes = await loop.run_in_executor(engine.pool, self._deliver, jobs)
+                finally:
+                    # They are in the store, or come again from the log.
+                    for job in jobs:
+                        if job.file.content is not None:
+                            job.live.content = None
+                            engine.writer.give_back(len(job.file.content))
                 await asyncio.gather(*(self._settle(job, out) for job, out in zip(jobs, outcomes, strict=True)))
             except asyncio.CancelledError:
                 raise
@@ -255,12 +276,20 @@ class Deliverer:
             mtime=row.mtime,
             timestamp=row.timestamp,
             producer=row.headers.get("producer", ""),
+            content=live.content,
         )
         return Job(live, row, file, superseded)
 
     def _deliver(self, jobs: list[Job]) -> list[Outcome]:
         """Put files into the stores; runs in a thread. The disk store is last: it takes the partial file away."""
         outcomes = [Outcome(job.row.deliveries) for job in jobs]
+        for job, out in zip(jobs, outcomes, strict=True):
+            if job.file.content is not None:
+                digest = hashlib.sha512(job.file.content).digest()
+                out.verified_at = self.engine.clock()
+                if digest != job.row.sha512:
+                    out.digest = digest
+                    out.error = StoreError("The bytes do not have the announced hash.")
         for store in (s for s in self.stores if s.kind != "disk"):
             for job, out in zip(jobs, outcomes, strict=True):
                 if out.error is None and store.wants(job.row.topic) and not _has(out.deliveries, store):
@@ -322,7 +351,13 @@ class Deliverer:
         engine, live = self.engine, job.live
         if engine.live.get(live.file_id) is not live:
             return
+        if out.digest is not None:
+            self._verified(live, live.partial, out.digest)
+            return
         now = engine.clock()
+        if out.verified_at is not None:
+            metrics.VERIFY_SECONDS.labels(live.row.topic).observe(max(0.0, out.verified_at - live.row.updated))
+            engine.change(live, live.row.to(State.DELIVERING, out.verified_at))
         row = live.row
         if out.error is not None:
             await self._failed(live, replaced(row, deliveries=out.deliveries), out.error)

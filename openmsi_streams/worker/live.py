@@ -10,7 +10,7 @@ class Live:
     """What the engine holds of an open file version."""
 
     __slots__ = (
-        *("again", "busy", "checked", "dirty", "failures", "file_id", "flushed_at", "flushed_received"),
+        *("again", "busy", "checked", "content", "dirty", "failures", "file_id", "flushed_at", "flushed_received"),
         *("lane", "mark", "partial", "refills", "row", "trusted", "uploading", "whole_at"),
     )
 
@@ -27,6 +27,8 @@ class Live:
         self.flushed_received = 0
         self.busy = False
         """Being verified or delivered."""
+        self.content: memoryview | None = None
+        """All its bytes, while they are not in the partial file."""
         self.refills = 0
         """Refills of the whole file because of a wrong hash."""
         self.checked = False

@@ -21,6 +21,8 @@ from openmsi_streams.assembly.message import Message
 from openmsi_streams.assembly.partial import PartialFile
 from openmsi_streams.chunks.keys import file_id, home_partition
 from openmsi_streams.errors import BrokerError
+from openmsi_streams.storage.base import Verified
+from openmsi_streams.storage.disk import DiskStore
 from openmsi_streams.tables.rows import State
 from tests.support.world import TOPIC, World
 
@@ -256,6 +258,23 @@ def test_a_file_whose_bytes_are_not_those_announced_is_quarantined_with_both_has
     run(tmp_path, work)
 
 
+def test_a_small_file_with_other_bytes_than_both_its_hashes_never_gets_its_name(tmp_path: Path) -> None:
+    async def work(world: World) -> None:
+        wrong = hashlib.sha512(b"something else").digest()
+        ((key, value, path),) = world.chunks("x.dat", data_of(5, 300), digest=wrong)
+        fields = msgspec.msgpack.decode(value)
+        fields[2] = wrong
+        world.send([(key, msgspec.msgpack.encode(fields), path)])
+        world.send_file("good.dat", b"good")
+        await world.quiet()
+        assert world.files() == {"good.dat": b"good"}
+        assert world.quarantined() == ["bad_hash"]
+        assert not any(receipt.path == "x.dat" for receipt in world.receipts())
+        assert world.engine.writer.pending == 0
+
+    run(tmp_path, work)
+
+
 def test_a_chunk_with_wrong_bytes_is_replaced_by_its_good_repeat(tmp_path: Path) -> None:
     async def work(world: World) -> None:
         data = data_of(6, 5000)
@@ -356,6 +375,32 @@ def test_a_disk_that_refuses_writes_only_delays(tmp_path: Path, monkeypatch: pyt
         failing["now"] = False
         await world.quiet()
         assert world.files() == {"x.dat": data, "small.dat": b"small"}
+
+    run(tmp_path, work)
+
+
+def test_a_small_file_that_the_disk_refuses_is_fetched_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is written where it is delivered, from memory that is not held while the disk is full."""
+    real = DiskStore._write
+
+    def write(self: DiskStore, file: Verified, content: memoryview) -> None:
+        if file.relative == "x.dat":
+            real(self, file, content[:7])
+            raise OSError(28, "No space left on device")
+        real(self, file, content)
+
+    monkeypatch.setattr(DiskStore, "_write", write)
+
+    async def work(world: World) -> None:
+        data = data_of(14, 700)
+        world.send_file("x.dat", data)
+        world.send_file("small.dat", b"small")
+        await world.quiet()
+        assert world.files() == {"small.dat": b"small"}
+        assert world.engine.writer.pending == 0
+        await world.later(100)
+        assert world.files() == {"x.dat": data, "small.dat": b"small"}
+        assert world.deliverer.problems == {}
 
     run(tmp_path, work)
 
