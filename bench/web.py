@@ -61,7 +61,10 @@ def fill(rows: int) -> FakeSource:
         items[f"{number:032x}"] = row
     source.rows = items
     begin = time.perf_counter()
-    source.index.load(items.items())
+    source.index.begin()
+    for file_id, row in items.items():
+        source.index.add(file_id, row)
+    source.index.complete()
     print(f"index of {rows:,} rows loaded in {time.perf_counter() - begin:.2f} s")
     return source
 

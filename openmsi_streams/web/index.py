@@ -135,7 +135,9 @@ class Index:
 
     def complete(self) -> None:
         """Show what was taken since `begin` instead of what was there."""
-        taken, self._loading = self._loading or {}, None
+        if self._loading is None:
+            return
+        taken, self._loading = self._loading, None
         entries = {file_id: entry for file_id, entry in taken.items() if entry is not None}
         times: dict[tuple[str, State], list[Key]] = {}
         paths: dict[str, list[tuple[str, str]]] = {}
@@ -243,7 +245,7 @@ class Index:
         return keys[:limit], keys[limit - 1] if len(keys) > limit else None
 
     def _entry(self, row: Row, old: Entry | None) -> Entry:
-        """Return what is kept of a row: objects that are there already rather than equal ones from the table."""
+        """Return what is kept of a row, sharing objects with what was kept before (``old``)."""
         topic = self._topics.setdefault(row.topic, row.topic)
         path = old.path if old is not None and old.path == row.path else row.path
         updated = old.updated if old is not None and old.updated == row.updated else row.updated

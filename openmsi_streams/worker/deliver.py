@@ -240,9 +240,9 @@ class Deliverer:
     async def _run(self, batch: list[Live]) -> None:
         async with self._slots:
             engine = self.engine
-            jobs = [self._job(live) for live in batch]
             loop = asyncio.get_running_loop()
             try:
+                jobs = [self._job(live) for live in batch]
                 try:
                     outcomes = await loop.run_in_executor(engine.pool, self._deliver, jobs)
                 finally:

@@ -85,7 +85,7 @@ class Engine:
         self.on_fault = on_fault
         self.lanes: dict[tuple[str, int], Lane] = {}
         self.live: dict[str, Live] = {}
-        self.delivered = Delivered(self.row_at)
+        self.delivered = Delivered(self._held_row)
         self.expected = [re.compile(pattern) for pattern in settings.worker.expected_paths]
         self.recovered = False
         self.paused = ""
@@ -138,6 +138,10 @@ class Engine:
             return live.row
         value = self.tables[topic].get(partition, file_id.encode("ascii", "replace"))
         return rw.decode(value) if value is not None else None
+
+    def _held_row(self, topic: str, partition: int, file_id: str) -> Row | None:
+        # The table of a partition that has left would be opened again.
+        return self.row_at(topic, partition, file_id) if (topic, partition) in self.lanes else None
 
     def items(self, topic: str | None = None) -> Iterator[tuple[str, Row]]:
         """Yield every file id and row of this worker's partitions, as they are now."""
@@ -311,7 +315,6 @@ class Engine:
             return pl.place(step.row, chunk, row.path, row.topic, seen)
         touched = replaced(row, mtime=chunk.mtime)
         self.write(file_id, touched)
-        self.delivered.learn(file_id, touched)
         return pl.Settled(touched)
 
     def _repeated(self, lane: Lane) -> None:
@@ -387,6 +390,7 @@ class Engine:
         lane.home.release(file_id)
         self.moves += 1
         lane.known.add(file_id)
+        self.delivered.learn(file_id, row)
         if self.index is not None:
             self.index.note(file_id, row)
 
@@ -410,7 +414,6 @@ class Engine:
         live.row = row
         self.write(live.file_id, row)
         self.live.pop(live.file_id, None)
-        self.delivered.learn(live.file_id, row)
 
     def forget(self, lane: Lane, file_id: str, row: Row) -> None:
         """Take a row out of the table and of all that remembers it."""

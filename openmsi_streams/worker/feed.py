@@ -32,8 +32,8 @@ POLL_SECONDS = 0.1
 BATCH = 500
 # librdkafka's pause after its queue was full is a second; at 200 MB/s its queue is empty long before.
 BACKOFF_MS = 5
-# What waits is given up after this long without any of it being taken: while Faust recovers its tables it takes
-# changelogs alone, and what came for other partitions must not be in their way. It is fetched again when it is wanted.
+# What waits is given up after this long without any of it being taken: a partition that is wanted and not taken must
+# not be in the way of others. It is fetched again when its records are used up.
 PARK_SECONDS = 0.25
 # An error that stays (no right to read a topic) is said this often.
 ERROR_SECONDS = 30.0
@@ -155,6 +155,9 @@ class Feed:
                 active[tp] = state.position
                 state.timestamp = now
                 state.highwater = self._ends.get(tp, state.highwater)
+                if state.highwater is None:
+                    # Nothing came of it yet, or ever will. Faust logs an error for it every few seconds.
+                    state.highwater = state.position
             else:
                 others.add(tp)
         self._follow(active)

@@ -30,7 +30,9 @@ def adapt(app: Any, settings: Settings, on_fault: Callable[[BaseException], None
 
         async def _fetch_records(self, consumer: Any, active_partitions: Any, *args: Any, **kwargs: Any) -> Any:
             if self._feed is not None:
-                self._feed.want(active_partitions)
+                # A partition whose streams are full for a moment is taken again soon: what is held of it is kept.
+                full = self.consumer._buffered_partitions
+                self._feed.want(active_partitions | full if active_partitions is not None else None)
             return await super()._fetch_records(consumer, active_partitions, *args, **kwargs)
 
         async def on_thread_stop(self) -> None:

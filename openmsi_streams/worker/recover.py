@@ -130,6 +130,7 @@ class Recovery:
         ledger = ledgers.decode(table.get(partition, ledgers.LEDGER_KEY))
         lane = Lane(topic, partition, ledger)
         engine.lanes[(topic, partition)] = lane
+        engine.delivered.begin(topic, partition)
         needy: set[str] = set()
         starts = {False: -1, True: -1}
         for count, (file_id, row) in enumerate(engine.stored(topic, partition)):
@@ -146,9 +147,10 @@ class Recovery:
                 live = engine.live.pop(file_id, None)
                 if live is not None:
                     engine.writer.call(live.lane, live.partial, live.partial.remove, lambda _: None)
-                engine.delivered.learn(file_id, row)
+                engine.delivered.add(file_id, row)
             if engine.index is not None:
                 engine.index.add(file_id, engine.live[file_id].row if file_id in engine.live else row)
+        engine.delivered.complete(topic, partition)
         for home, done in ((False, ledger.log), (True, ledger.home)):
             name = beside(topic, "home") if home else topic
             goes_on = committed.get((name, partition), -1)

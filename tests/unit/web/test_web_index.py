@@ -21,8 +21,11 @@ changes = st.lists(
 )
 
 
-def apply(steps: list[tuple[str, State, int, bool]]) -> tuple[Index, dict[str, Row]]:
-    index, rows = Index(), {}
+def apply(
+    steps: list[tuple[str, State, int, bool]], index: Index | None = None, rows: dict[str, Row] | None = None
+) -> tuple[Index, dict[str, Row]]:
+    index = Index() if index is None else index
+    rows = {} if rows is None else rows
     for file_id, state, updated, gone in steps:
         if gone:
             index.forget(file_id)
@@ -96,6 +99,29 @@ def test_sums_last_and_versions_are_what_a_scan_gives(steps: list[tuple[str, Sta
     again.complete()
     assert again.sums() == index.sums()
     assert list(again.newest(Filter())) == list(index.newest(Filter()))
+
+
+@settings(max_examples=60, deadline=None)
+@given(changes, changes)
+def test_what_changes_while_all_rows_are_taken_anew_is_kept(
+    before: list[tuple[str, State, int, bool]], meanwhile: list[tuple[str, State, int, bool]]
+) -> None:
+    index, rows = apply(before)
+    index.begin()
+    old = list(rows.items())
+    for file_id, row in old[::2]:
+        index.add(file_id, row)
+    index, rows = apply(meanwhile, index, rows)
+    for file_id, row in old[1::2]:
+        index.add(file_id, row)
+    index.complete()
+    expected = Index()
+    for file_id, row in rows.items():
+        expected.note(file_id, row)
+    assert list(index.newest(Filter())) == list(expected.newest(Filter()))
+    assert index.sums() == expected.sums()
+    index.complete()
+    assert len(index) == len(rows)
 
 
 def test_sorted_keys_stay_sorted_across_blocks() -> None:

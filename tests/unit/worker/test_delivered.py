@@ -25,7 +25,9 @@ versions = st.builds(
     version, st.sampled_from("abcd"), st.integers(0, 3), st.integers(1, 4).map(float),
     st.sampled_from([State.DELIVERED, State.DELIVERED, State.QUARANTINED]),
 )  # fmt: skip
-steps = st.lists(st.tuples(versions, st.sampled_from(["learn", "learn", "learn", "forget", "drop"])), max_size=30)
+steps = st.lists(
+    st.tuples(versions, st.sampled_from(["learn", "learn", "learn", "forget", "drop", "adopt"])), max_size=30
+)
 
 
 @given(steps, versions)
@@ -41,6 +43,16 @@ def test_names_and_contents_are_found_as_by_looking_at_all_rows(made: list[tuple
         elif what == "forget":
             if file_id in rows:
                 known.forget(file_id, rows.pop(file_id))
+        elif what == "adopt":
+            # What is settled while the table is read is known, whether the table's snapshot has it or not.
+            shown = {name: kept for name, kept in rows.items() if kept.partition == row.partition}
+            known.begin(row.topic, row.partition)
+            if file_id not in rows:
+                rows[file_id] = row
+                known.learn(file_id, row)
+            for name, kept in sorted(shown.items(), key=lambda item: hash(item[0])):
+                known.add(name, kept)
+            known.complete(row.topic, row.partition)
         else:
             known.drop(row.topic, row.partition)
             rows = {name: kept for name, kept in rows.items() if kept.partition != row.partition}
@@ -63,6 +75,23 @@ def test_names_and_contents_are_found_as_by_looking_at_all_rows(made: list[tuple
     assert not copied or copied in {row.path for row in done if row.sha512 == asked.sha512}
     if asked.size == 0:
         assert not copied
+
+
+def test_what_is_pruned_while_its_table_is_read_stays_forgotten() -> None:
+    old, new = version("a", 3, 1.0), version("a", 2, 2.0)
+    rows = {"old": old, "new": new}
+    known = Delivered(lambda topic, partition, file_id: rows.get(file_id))
+    known.learn("old", old)
+    known.learn("new", new)
+    known.begin(old.topic, old.partition)
+    known.add("new", new)
+    known.forget("new", rows.pop("new"))
+    known.forget("old", old)
+    known.add("old", old)
+    assert known.holder(old) is None
+    known.complete(old.topic, old.partition)
+    assert known.holder(old) is None
+    assert known.copied(version("b", 3, 1.0)) == ""
 
 
 def test_a_copy_is_found_on_another_partition_and_leaves_with_it() -> None:
