@@ -1,6 +1,7 @@
 """How fast a worker turns chunks into verified files, beside OpenMSIStream's DataFileDownloadDirectory and the limit.
 
     python bench/worker.py [--mb 512] [--chunk-kb 512] [--small 2000] [--rounds 3] [--only throughput,small,memory]
+        [--broker embedded|kafka]
 
 The topic is filled first; then each reader runs alone on the same broker and messages, in turn: ours, the published
 OpenMSIStream 1.8.8 (in a virtual environment of its own, made on first use) and a bare librdkafka consumer that only
@@ -27,10 +28,10 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from confluent_kafka import Producer
+from producer import broker
 
 from openmsi_streams.chunks.codec import Chunk, count, encode, split
 from openmsi_streams.chunks.keys import chunk_key, home_partition
-from openmsi_streams.embedded import EmbeddedBroker
 from tests.support.kafka import make_topics, read_all
 from tests.support.peer import config, run_peer
 from tests.support.programs import Program
@@ -39,6 +40,7 @@ from tests.support.workers import Worker
 
 PARTITIONS = 3
 TOPIC = "bench"
+BROKER = "embedded"
 KIB, MIB = 1 << 10, 1 << 20
 TICKS = os.sysconf("SC_CLK_TCK")
 LIMIT_PROGRAM = """
@@ -128,7 +130,10 @@ def whole(folder: Path, files: int, size: int) -> bool:
 def ours(bootstrap: str, tmp: Path, files: int, messages: int, size: int, **settings: object) -> Run:
     """Run our worker over the topic, with a table and a group of its own."""
     name = f"ours{time.monotonic_ns()}"
-    options = {"worker__id": name, "disk__root": str(tmp / name / "store"), **settings}
+    profile = "embedded" if BROKER == "embedded" else ""
+    options = {
+        "worker__id": name, "worker__profile": profile, "disk__root": str(tmp / name / "store"), **settings,
+    }  # fmt: skip
     with Worker(bootstrap, TOPIC, tmp, name, **options) as worker:
         worker.log_level = "warning"
         worker.start()
@@ -174,12 +179,12 @@ def limit(bootstrap: str, tmp: Path, files: int, messages: int, size: int) -> Ru
 
 def compare(title: str, files: Callable[[], Iterable[tuple[str, bytes]]], chunk: int, rounds: int, peers: bool) -> dict:
     """Fill a topic, let each reader read it in turn, print medians and ratios."""
-    with tempfile.TemporaryDirectory() as folder, EmbeddedBroker() as broker:
+    with tempfile.TemporaryDirectory() as folder, broker(BROKER) as bootstrap:
         tmp = Path(folder)
-        make_topics(broker.bootstrap, TOPIC, partitions=PARTITIONS)
-        made, messages, size = fill(broker.bootstrap, files(), chunk)
+        make_topics(bootstrap, TOPIC, partitions=PARTITIONS)
+        made, messages, size = fill(bootstrap, files(), chunk)
         readers = [ours, limit, *([peer] if peers else [])]
-        runs = [reader(broker.bootstrap, tmp, made, messages, size) for _ in range(rounds) for reader in readers]
+        runs = [reader(bootstrap, tmp, made, messages, size) for _ in range(rounds) for reader in readers]
     print(f"\n{title}: {made} files, {size / MIB:.0f} MiB in chunks of {chunk // KIB} KiB, median of {rounds}")
     rows: dict[str, dict[str, float]] = {}
     for name in dict.fromkeys(run.reader for run in runs):
@@ -214,17 +219,17 @@ def memory(big_mb: int, many: int) -> dict:
         (f"one file of {big_mb} MiB", lambda: iter([("run/big.bin", None)]), False),
         (f"{many} files of 2 MiB at once", lambda: files_of(many * 2 * MIB, 2 * MIB), True),
     ):
-        with tempfile.TemporaryDirectory() as folder, EmbeddedBroker() as broker:
+        with tempfile.TemporaryDirectory() as folder, broker(BROKER) as bootstrap:
             tmp = Path(folder)
-            make_topics(broker.bootstrap, TOPIC, partitions=PARTITIONS)
+            make_topics(bootstrap, TOPIC, partitions=PARTITIONS)
             if interleaved:
-                made, messages, size = _interleave(broker.bootstrap, list(files()), 512 * KIB)
+                made, messages, size = _interleave(bootstrap, list(files()), 512 * KIB)
             else:
-                made, messages, size = _stream_big(broker.bootstrap, big_mb * MIB, 512 * KIB)
-            run = ours(broker.bootstrap, tmp, made, messages, size, worker__id="memory")
+                made, messages, size = _stream_big(bootstrap, big_mb * MIB, 512 * KIB)
+            run = ours(bootstrap, tmp, made, messages, size, worker__id="memory")
             changelog = sum(
                 len(m.key() or b"") + len(m.value() or b"")
-                for m in read_all(broker.bootstrap, f"memory-files-{TOPIC}-changelog")
+                for m in read_all(bootstrap, f"memory-files-{TOPIC}-changelog")
             )
         print(
             f"\n{title}: worker peak RSS {run.rss_mb:.0f} MB, {size / 1e6 / run.seconds:.0f} MB/s, "
@@ -296,8 +301,11 @@ def main() -> None:
     parser.add_argument("--many", type=int, default=2000)
     parser.add_argument("--only", default="throughput,small,memory")
     parser.add_argument("--no-peer", action="store_true")
+    parser.add_argument("--broker", choices=["embedded", "kafka"], default="embedded")
     parser.add_argument("--json", type=Path)
     chosen = parser.parse_args()
+    global BROKER
+    BROKER = chosen.broker
     results: dict[str, object] = {}
     peers = not chosen.no_peer
     for kib in chosen.chunk_kb or [512, 16] if "throughput" in chosen.only else []:
