@@ -97,6 +97,7 @@ class Core:
         self._clean: list[tuple[float, str]] = []
         self._answers: dict[str, tuple[int, ...]] = {}
         self._flushed = time.monotonic()
+        self._sent_large = False
         self._connected = False
         self._begun = False
         self._probed = 0.0

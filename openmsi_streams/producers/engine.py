@@ -13,6 +13,7 @@ import queue
 import time
 from typing import Any
 
+from openmsi_streams.config.memory import give_back
 from openmsi_streams.errors import OpenMSIStreamsError
 from openmsi_streams.producers.aftercare import Aftercare
 from openmsi_streams.producers.content import SMALL, Changed
@@ -152,6 +153,9 @@ class Engine(Aftercare):
             self.sender.poll(0)
         if now - self._flushed >= FLUSH_SECONDS:
             self._flush(now)
+            if self._sent_large and not self.busy:
+                self._sent_large = False
+                give_back()
 
     def _pause(self, now: float, idle_wait: float) -> float:
         """How long the inbox may be waited for, given what is due next."""
@@ -215,6 +219,7 @@ class Engine(Aftercare):
             return
         del self.jobs[job.path]
         self._dirty.discard(job.path)
+        self._sent_large |= job.prepared.size > SMALL
         row = self._row(job.path)
         row.acked = text(job.acked) if not job.answer else row.acked
         if job.error is not None:

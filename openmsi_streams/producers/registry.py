@@ -117,8 +117,8 @@ class Registry:
             db.execute("PRAGMA journal_mode=WAL")
             # With WAL, NORMAL cannot damage the file on power loss; it can lose the last commits, see the class.
             db.execute("PRAGMA synchronous=NORMAL")
-            # In KiB, half of SQLite's own 2 MB: the system keeps the pages too, and what is looked up is the newest.
-            db.execute("PRAGMA cache_size=-1024")
+            # In KiB, an eighth of SQLite's own: the system keeps the pages too, and what is looked up is the newest.
+            db.execute("PRAGMA cache_size=-256")
             if not self.fresh and db.execute("PRAGMA quick_check(1)").fetchone()[0] != "ok":
                 raise sqlite3.DatabaseError("quick_check found damaged pages")
             version = int(db.execute("PRAGMA user_version").fetchone()[0])

@@ -13,6 +13,7 @@ from pathlib import Path
 from openmsi_streams.assembly.aside import aside
 from openmsi_streams.chunks.reasons import Reason
 from openmsi_streams.chunks.topics import beside
+from openmsi_streams.config.memory import give_back
 from openmsi_streams.config.settings import WorkerSettings
 from openmsi_streams.errors import BrokerError, StoreError
 from openmsi_streams.tables import rows as rw
@@ -31,6 +32,8 @@ LONGEST_WAIT = 3600.0
 AFTER_REFILL = 5.0
 # Pruning looks at every row of the table; rows are kept for weeks, so minutes do not matter.
 PRUNE_SECONDS = 300.0
+# Memory that large messages have left is given back this often.
+TRIM_SECONDS = 60.0
 
 
 class Due(Enum):
@@ -80,6 +83,7 @@ class Sweeper:
         self.recovery = recovery
         self._pruned_at = engine.clock()
         self._swept_at = 0.0
+        self._trimmed_at = engine.clock()
 
     async def run(self) -> None:
         """Sweep until cancelled."""
@@ -107,6 +111,9 @@ class Sweeper:
             loop = asyncio.get_running_loop()
             await loop.run_in_executor(None, self._clean_partials, now)
             await loop.run_in_executor(None, self._sweep_stores)
+        if now - self._trimmed_at > TRIM_SECONDS:
+            self._trimmed_at = now
+            await asyncio.get_running_loop().run_in_executor(None, give_back)
         metrics.MEMORY_USED.set(engine.writer.pending)
         self._swept_at = now
 

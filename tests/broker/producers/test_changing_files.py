@@ -18,7 +18,7 @@ from openmsi_streams.config import load
 from openmsi_streams.embedded import EmbeddedBroker
 from openmsi_streams.errors import CryptoError
 from openmsi_streams.producers import content, readiness
-from openmsi_streams.producers.engine import Engine
+from openmsi_streams.producers.engine import FLUSH_SECONDS, Engine
 from openmsi_streams.producers.registry import Registry
 from tests.support.brokers import a_broker
 from tests.support.topic_reader import read_until, rebuilt
@@ -336,3 +336,27 @@ def test_a_broker_that_forgot_everything_gets_all_that_is_not_delivered_again(
         one.send("b.dat")
         one.whole(wanted)
         one.engine.close()
+
+
+def test_memory_goes_back_once_large_files_are_through(
+    bench: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: list[bool] = []
+    one = bench()
+    monkeypatch.setattr("openmsi_streams.producers.engine.give_back", lambda: given.append(one.engine.busy))
+
+    def settle() -> None:
+        one.run()
+        deadline = time.monotonic() + 2 * FLUSH_SECONDS
+        while not given and time.monotonic() < deadline:
+            one.engine.turn(0.05)
+
+    write(tmp_path / "small.dat", b"small")
+    one.look("small.dat")
+    settle()
+    assert given == []
+    for name in ("a.dat", "b.dat"):
+        write(tmp_path / name, os.urandom(LARGE))
+    one.look("a.dat", "b.dat")
+    settle()
+    assert given == [False]

@@ -588,3 +588,16 @@ def test_intake_waits_while_the_disk_is_full(tmp_path: Path) -> None:
         assert world.files() == {"a.dat": b"abc"}
 
     run(tmp_path, work)
+
+
+def test_memory_goes_back_once_a_minute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[float] = []
+
+    async def work(world: World) -> None:
+        monkeypatch.setattr("openmsi_streams.worker.sweep.give_back", lambda: given.append(world.now))
+        began = world.now
+        for _ in range(130):
+            await world.later(1)
+        assert [at - began for at in given] == [61, 122]
+
+    run(tmp_path, work)
