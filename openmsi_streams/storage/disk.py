@@ -34,6 +34,8 @@ VERSIONS_FOLDER = ".versions"
 DERIVED_FOLDER = ".derived"
 # 16 hex digits of sha512 tell the versions of one path apart: 64 bits.
 _VERSION_DIGITS = 16
+# So many files are written, and open, before they are synced.
+_AT_ONCE = 16
 # fsync waits for the device, not for the processor: more threads than cores let it order many small writes.
 _FSYNC_THREADS = 8
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
@@ -169,7 +171,17 @@ class DiskStore:
                 results[index] = self._failed(error, f"The file {path} cannot be put under {self.root}")
 
         def prepare(index: int) -> None:
-            targets[index] = self._prepare(files[index], old[index])
+            targets[index] = self._target(files[index], old[index])
+            content = files[index].content
+            if content is not None and targets[index] is not None:
+                opened[index] = self._write(files[index], content)
+
+        def settle(index: int) -> None:
+            target = targets[index]
+            if index in opened:
+                os.fsync(opened[index])
+            elif target is not None:
+                targets[index] = self._settle(files[index], target)
 
         def move(index: int) -> None:
             target = targets[index]
@@ -177,7 +189,17 @@ class DiskStore:
                 self._move(files[index], target, versioned=old[index])
 
         every = range(len(files))
-        self._each(lambda index: guarded(index, prepare), every)
+        for start in every[::_AT_ONCE]:
+            some = every[start : start + _AT_ONCE]
+            opened: dict[int, int] = {}
+            try:
+                # One after the other: threads that make files in one folder wait for its lock, spinning.
+                for index in some:
+                    guarded(index, prepare)
+                self._each(lambda index: guarded(index, settle), some)
+            finally:
+                for fd in opened.values():
+                    os.close(fd)
         for index in every:
             guarded(index, move)
         changed = sorted({target.parent for index in every if results[index] is None and (target := targets[index])})
@@ -226,28 +248,18 @@ class DiskStore:
             note=SUPERSEDED if superseded else "",
         )
 
-    def _prepare(self, file: Verified, superseded: bool) -> Path | None:
-        """Make the file durable under its partial name and return where it goes; None: nowhere."""
+    def _target(self, file: Verified, superseded: bool) -> Path | None:
+        """Return where the file goes; None: nowhere, and its partial file is removed."""
         if superseded and self.versions == "replace":
             file.path.unlink(missing_ok=True)
             return None
         place = self.place(file.topic, file.relative)
         target = self.version_place(file.topic, file.relative, file.sha512) if superseded else place
         self._folders.guard(target)
-        if file.content is not None:
-            self._write(file, file.content)
-            return target
-        try:
-            self._dress(file.path, file.mtime)
-            size = folders.sync_file(file.path)
-        except FileNotFoundError:
-            return self._moved_before(file, target)
-        if size != file.size:
-            raise SourceGone(f"The partial file {file.path} has {size} bytes instead of {file.size}; it is read again.")
         return target
 
-    def _write(self, file: Verified, content: memoryview) -> None:
-        """Write the bytes of a small file under its partial name, durably."""
+    def _write(self, file: Verified, content: memoryview) -> int:
+        """Write the bytes of a small file under its partial name; return its handle, still to be synced and closed."""
         flags = os.O_RDWR | os.O_CREAT | os.O_TRUNC | getattr(os, "O_BINARY", 0) | getattr(os, "O_NOFOLLOW", 0)
         try:
             fd = os.open(file.path, flags, 0o644)
@@ -259,9 +271,21 @@ class DiskStore:
             while rest:
                 rest = rest[os.write(fd, rest) :]
             self._dress(file.path, file.mtime)
-            os.fsync(fd)
-        finally:
+        except BaseException:
             os.close(fd)
+            raise
+        return fd
+
+    def _settle(self, file: Verified, target: Path) -> Path:
+        """Make a partial file durable; return where it goes, or is already."""
+        try:
+            self._dress(file.path, file.mtime)
+            size = folders.sync_file(file.path)
+        except FileNotFoundError:
+            return self._moved_before(file, target)
+        if size != file.size:
+            raise SourceGone(f"The partial file {file.path} has {size} bytes instead of {file.size}; it is read again.")
+        return target
 
     def _moved_before(self, file: Verified, target: Path) -> Path:
         """Return where an earlier call has put the file."""

@@ -123,6 +123,31 @@ def test_many_files_are_delivered_together_and_each_folder_is_synced_once(
     assert sorted(synced) == [store.root / "scans/s0", store.root / "scans/s1"]
 
 
+@pytest.mark.parametrize("versions", ["replace", "keep"])
+def test_bytes_in_memory_are_put_as_those_of_a_partial_file(tmp_path: Path, versions: str) -> None:
+    store = store_in(tmp_path, versions)
+    files = [partial(store, f"s{number % 2}/{number}.dat", 10 + number) for number in range(20)]
+    files += [partial(store, "again.dat", b"old"), partial(store, "empty.dat", b"")]
+    for file in files:
+        file.content = memoryview(file.path.read_bytes())
+        file.path.unlink()
+    # What an earlier attempt left under the partial name is written over.
+    files[3].path.write_bytes(bytes(1000))
+    store.put(partial(store, "again.dat", b"new!"))
+    results = store.put_many(files, superseded=[file.relative == "again.dat" for file in files])
+    assert [result.sha512 for result in results] == [file.sha512 for file in files]  # type: ignore[union-attr]
+    for file in files:
+        place = store.root / "scans" / file.relative
+        if file.relative == "again.dat":
+            assert place.read_bytes() == b"new!"
+            place = store.version_place("scans", file.relative, file.sha512)
+            assert place.exists() == (versions == "keep")
+        if place.exists():
+            assert place.read_bytes() == file.content
+            assert place.stat().st_mtime == file.mtime
+        assert not file.path.exists()
+
+
 def test_one_bad_file_does_not_hold_up_the_others(tmp_path: Path) -> None:
     store = store_in(tmp_path)
     files = [partial(store, "a", 10), partial(store, "b", 10), partial(store, "a/b", 10)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import os
 import random
 import shutil
 import tempfile
@@ -383,11 +384,11 @@ def test_a_small_file_that_the_disk_refuses_is_fetched_again(tmp_path: Path, mon
     """It is written where it is delivered, from memory that is not held while the disk is full."""
     real = DiskStore._write
 
-    def write(self: DiskStore, file: Verified, content: memoryview) -> None:
+    def write(self: DiskStore, file: Verified, content: memoryview) -> int:
         if file.relative == "x.dat":
-            real(self, file, content[:7])
+            os.close(real(self, file, content[:7]))
             raise OSError(28, "No space left on device")
-        real(self, file, content)
+        return real(self, file, content)
 
     monkeypatch.setattr(DiskStore, "_write", write)
 
