@@ -179,7 +179,7 @@ class DiskStore:
         def settle(index: int) -> None:
             target = targets[index]
             if index in opened:
-                os.fsync(opened[index])
+                folders.sync_open(opened[index], files[index].path)
             elif target is not None:
                 targets[index] = self._settle(files[index], target)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import unicodedata
 from pathlib import Path
@@ -24,11 +25,28 @@ def sync_folder(folder: Path) -> None:
         os.close(fd)
 
 
-def sync_file(path: Path) -> int:
-    """Make a file's bytes durable and return its size. Raises FileNotFoundError, OSError."""
-    fd = os.open(path, (os.O_RDWR if os.name != "posix" else os.O_RDONLY) | getattr(os, "O_NOFOLLOW", 0))
+def sync_open(fd: int, path: Path) -> None:
+    """Make an open file's bytes durable; a file that cannot be synced is removed.
+
+    Linux takes pages that it could not write for written: the next fsync says that all is well, and the bytes are lost
+    with the next power cut (LWN, "PostgreSQL's fsync() surprise", 2018). So nobody may try again with this file.
+
+    Raises:
+        OSError: as the system says.
+    """
     try:
         os.fsync(fd)
+    except OSError:
+        with contextlib.suppress(OSError):
+            path.unlink()
+        raise
+
+
+def sync_file(path: Path) -> int:
+    """Make a file's bytes durable and return its size; see `sync_open`. Raises FileNotFoundError, OSError."""
+    fd = os.open(path, (os.O_RDWR if os.name != "posix" else os.O_RDONLY) | getattr(os, "O_NOFOLLOW", 0))
+    try:
+        sync_open(fd, path)
         return os.fstat(fd).st_size
     finally:
         os.close(fd)

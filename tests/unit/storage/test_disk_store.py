@@ -148,6 +148,29 @@ def test_bytes_in_memory_are_put_as_those_of_a_partial_file(tmp_path: Path, vers
         assert not file.path.exists()
 
 
+@pytest.mark.parametrize("in_memory", [False, True])
+def test_a_file_that_was_not_synced_is_never_taken_for_synced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, in_memory: bool
+) -> None:
+    store = store_in(tmp_path)
+    file = partial(store, "a.dat", 5000)
+    if in_memory:
+        file.content = memoryview(file.path.read_bytes())
+    real = os.fsync
+
+    def fsync(fd: int) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    with pytest.raises(StoreUnavailable, match="Input/output error"):
+        store.put(file)
+    monkeypatch.setattr(os, "fsync", real)
+    file.content = None
+    with pytest.raises(SourceGone):
+        store.put(file)
+    assert not (store.root / "scans/a.dat").exists()
+
+
 def test_one_bad_file_does_not_hold_up_the_others(tmp_path: Path) -> None:
     store = store_in(tmp_path)
     files = [partial(store, "a", 10), partial(store, "b", 10), partial(store, "a/b", 10)]

@@ -406,6 +406,32 @@ def test_a_small_file_that_the_disk_refuses_is_fetched_again(tmp_path: Path, mon
     run(tmp_path, work)
 
 
+@pytest.mark.parametrize("size", [700, 4500])
+def test_a_file_whose_sync_fails_comes_from_the_log_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: int
+) -> None:
+    real, failed = os.fsync, []
+
+    def fsync(fd: int) -> None:
+        if not failed and os.path.realpath(f"/proc/self/fd/{fd}").startswith(str(tmp_path / "store" / ".partial")):
+            failed.append(fd)
+            raise OSError(5, "Input/output error")
+        real(fd)
+
+    async def work(world: World) -> None:
+        monkeypatch.setattr(os, "fsync", fsync)
+        data = data_of(15, size)
+        world.send_file("x.dat", data)
+        await world.quiet()
+        assert failed and world.files() == {}
+        await world.later(100)
+        await world.later(100)
+        assert world.files() == {"x.dat": data}
+        assert [r.state for r in world.receipts()] == ["delivered"]
+
+    run(tmp_path, work)
+
+
 def test_replay_puts_a_quarantined_file_back_through(tmp_path: Path) -> None:
     async def work(world: World) -> None:
         data = data_of(10, 3000)
