@@ -7,7 +7,7 @@ The topic is filled first; then each reader runs alone on the same broker and me
 OpenMSIStream 1.8.8 (in a virtual environment of its own, made on first use) and a bare librdkafka consumer that only
 counts, which is the limit. The clock runs from a reader's first byte to its last file; CPU seconds and peak memory are
 those of its process. What a reader wrote stays until all have run (some GB): ext4 without a journal looks for new
-inodes past those that were deleted in the last half minute, and the next reader would pay for it. `memory` sends one
+inodes past those that were deleted in the last minutes, and the next reader would pay for it. `memory` sends one
 file of 4 GB, and 2,000 files at once, and prints our peak memory and what the table's changelog took.
 """
 
@@ -24,6 +24,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -40,7 +41,6 @@ from tests.support.workers import Worker
 
 PARTITIONS = 3
 TOPIC = "bench"
-BROKER = "embedded"
 KIB, MIB = 1 << 10, 1 << 20
 TICKS = os.sysconf("SC_CLK_TCK")
 LIMIT_PROGRAM = """
@@ -156,10 +156,7 @@ def timed(reader: str, program: Program, root: Path, folder: Path, files: int, s
 def ours(bootstrap: str, tmp: Path, files: int, messages: int, size: int, **settings: object) -> Run:
     """Run our worker over the topic, with a table and a group of its own."""
     name = f"ours{time.monotonic_ns()}"
-    profile = "embedded" if BROKER == "embedded" else ""
-    options = {
-        "worker__id": name, "worker__profile": profile, "disk__root": str(tmp / name / "store"), **settings,
-    }  # fmt: skip
+    options = {"worker__id": name, "disk__root": str(tmp / name / "store"), **settings}
     with Worker(bootstrap, TOPIC, tmp, name, **options) as worker:
         worker.log_level = "warning"
         worker.start(wait=False)
@@ -192,13 +189,15 @@ def limit(bootstrap: str, tmp: Path, files: int, messages: int, size: int) -> Ru
     return Run("bare consumer", seconds, cpu, rss)
 
 
-def compare(title: str, files: Callable[[], Iterable[tuple[str, bytes]]], chunk: int, rounds: int, peers: bool) -> dict:
+def compare(
+    title: str, files: Callable[[], Iterable[tuple[str, bytes]]], chunk: int, rounds: int, peers: bool, kind: str
+) -> dict:
     """Fill a topic, let each reader read it in turn, print medians and ratios."""
-    with tempfile.TemporaryDirectory() as folder, broker(BROKER) as bootstrap:
+    with tempfile.TemporaryDirectory() as folder, broker(kind) as bootstrap:
         tmp = Path(folder)
         make_topics(bootstrap, TOPIC, partitions=PARTITIONS)
         made, messages, size = fill(bootstrap, files(), chunk)
-        readers = [ours, limit, *([peer] if peers else [])]
+        readers = [partial(ours, worker__profile=profile(kind)), limit, *([peer] if peers else [])]
         runs = [reader(bootstrap, tmp, made, messages, size) for _ in range(rounds) for reader in readers]
     print(f"\n{title}: {made} files, {size / MIB:.0f} MiB in chunks of {chunk // KIB} KiB, median of {rounds}")
     rows: dict[str, dict[str, float]] = {}
@@ -227,21 +226,26 @@ def compare(title: str, files: Callable[[], Iterable[tuple[str, bytes]]], chunk:
     }
 
 
-def memory(big_mb: int, many: int) -> dict:
+def profile(kind: str) -> str:
+    """Return the worker's profile for a broker."""
+    return "embedded" if kind == "embedded" else ""
+
+
+def memory(big_mb: int, many: int, kind: str) -> dict:
     """One large file, and many files at once: peak memory and changelog."""
     found = {}
     for title, files, interleaved in (
         (f"one file of {big_mb} MiB", lambda: iter([("run/big.bin", None)]), False),
         (f"{many} files of 2 MiB at once", lambda: files_of(many * 2 * MIB, 2 * MIB), True),
     ):
-        with tempfile.TemporaryDirectory() as folder, broker(BROKER) as bootstrap:
+        with tempfile.TemporaryDirectory() as folder, broker(kind) as bootstrap:
             tmp = Path(folder)
             make_topics(bootstrap, TOPIC, partitions=PARTITIONS)
             if interleaved:
                 made, messages, size = _interleave(bootstrap, list(files()), 512 * KIB)
             else:
                 made, messages, size = _stream_big(bootstrap, big_mb * MIB, 512 * KIB)
-            run = ours(bootstrap, tmp, made, messages, size, worker__id="memory")
+            run = ours(bootstrap, tmp, made, messages, size, worker__id="memory", worker__profile=profile(kind))
             changelog = sum(
                 len(m.key() or b"") + len(m.value() or b"")
                 for m in read_all(bootstrap, f"memory-files-{TOPIC}-changelog")
@@ -319,21 +323,29 @@ def main() -> None:
     parser.add_argument("--broker", choices=["embedded", "kafka"], default="embedded")
     parser.add_argument("--json", type=Path)
     chosen = parser.parse_args()
-    global BROKER
-    BROKER = chosen.broker
     results: dict[str, object] = {}
     peers = not chosen.no_peer
     for kib in chosen.chunk_kb or [512, 16] if "throughput" in chosen.only else []:
         total = (chosen.mb if kib >= 128 else min(chosen.mb, 64)) * MIB
         results[f"throughput {kib} KiB"] = compare(
-            "throughput", lambda total=total: files_of(total, min(total, 64 * MIB)), kib * KIB, chosen.rounds, peers
+            "throughput",
+            lambda total=total: files_of(total, min(total, 64 * MIB)),
+            kib * KIB,
+            chosen.rounds,
+            peers,
+            chosen.broker,
         )
     if "small" in chosen.only:
         results["small files"] = compare(
-            "small files", lambda: files_of(chosen.small * 10_000, 10_000), 512 * KIB, chosen.rounds, peers
+            "small files",
+            lambda: files_of(chosen.small * 10_000, 10_000),
+            512 * KIB,
+            chosen.rounds,
+            peers,
+            chosen.broker,
         )
     if "memory" in chosen.only:
-        results["memory"] = memory(chosen.big_mb, chosen.many)
+        results["memory"] = memory(chosen.big_mb, chosen.many, chosen.broker)
     if chosen.json:
         chosen.json.write_text(json.dumps(results, indent=1))
 

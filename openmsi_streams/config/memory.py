@@ -10,7 +10,8 @@ def give_back() -> None:
     """Have glibc return what is free inside its heaps (`malloc_trim`); elsewhere nothing is done.
 
     Large messages come and go; what is freed below something small that stays, glibc keeps for good otherwise, and a
-    program that runs for months is as large as in its worst hour. Takes about a millisecond, without the interpreter.
+    program that runs for months is as large as in its worst hour. It takes 7 ms for 50 to 150 MB with holes and less
+    than 1 ms without, and lets go of the interpreter.
     """
     trim = _trim()
     if trim is not None:

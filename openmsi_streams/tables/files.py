@@ -22,8 +22,8 @@ from openmsi_streams.tables.opening import open_checked
 log = logging.getLogger(__name__)
 
 # Each partition has a database of its own, and each fills its buffers and its cache before it gives anything back: with
-# Faust's defaults 2 GiB of cache and 90 % of the process's file handles. Rows are some hundred bytes each,
-# and those of files in flight are in memory anyway.
+# Faust's defaults 2 GiB of cache and 90 % of the process's file handles. Rows are some hundred bytes each, and those of
+# files in flight are in memory anyway.
 ROCKSDB_OPTIONS = {
     "max_open_files": 64,
     "write_buffer_size": MIB,

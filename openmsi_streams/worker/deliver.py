@@ -36,6 +36,14 @@ Record = tuple[str, bytes, bytes]
 """A message to send with a delivery: topic, key, value."""
 
 
+class WrongHash(StoreError):
+    """A small file's bytes do not have the announced hash."""
+
+    def __init__(self, digest: bytes) -> None:
+        super().__init__(f"The bytes have the SHA-512 {digest.hex()}.")
+        self.digest = digest
+
+
 @dataclass(slots=True)
 class Job:
     """A verified file version on its way into the stores."""
@@ -54,8 +62,6 @@ class Outcome:
     error: BaseException | None = None
     verified_at: float | None = None
     """When the hash of a small file was found, seconds since the epoch."""
-    digest: bytes | None = None
-    """The hash of a small file, if it is not the announced one."""
     emitted: Emitted = field(default_factory=lambda: Emitted())
 
 
@@ -122,8 +128,10 @@ class Deliverer:
         metrics.REASSEMBLY_SECONDS.labels(live.row.topic).observe(max(0.0, now - live.row.since))
         if self._bridge is None:
             self._bridge = Bridge(asyncio.get_running_loop())
-        if data is not None and self._disk_alone(live.row.topic):
+        if data is not None and self._disk_alone(live.row.topic) and engine.may_wait(len(data)):
             # Hashed and written by who delivers it: one hand-over and one opening of the file instead of two each.
+            # What may wait long goes to its partial file at once: files for slower stores, and all while those have
+            # taken the threads.
             live.content = data
             engine.writer.borrow(len(data))
             self.enqueue(live)
@@ -288,8 +296,7 @@ class Deliverer:
                 digest = hashlib.sha512(job.file.content).digest()
                 out.verified_at = self.engine.clock()
                 if digest != job.row.sha512:
-                    out.digest = digest
-                    out.error = StoreError("The bytes do not have the announced hash.")
+                    out.error = WrongHash(digest)
         for store in (s for s in self.stores if s.kind != "disk"):
             for job, out in zip(jobs, outcomes, strict=True):
                 if out.error is None and store.wants(job.row.topic) and not _has(out.deliveries, store):
@@ -351,8 +358,8 @@ class Deliverer:
         engine, live = self.engine, job.live
         if engine.live.get(live.file_id) is not live:
             return
-        if out.digest is not None:
-            self._verified(live, live.partial, out.digest)
+        if isinstance(out.error, WrongHash):
+            self._verified(live, live.partial, out.error.digest)
             return
         now = engine.clock()
         if out.verified_at is not None:

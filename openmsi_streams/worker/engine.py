@@ -208,6 +208,14 @@ class Engine:
             if self.writer.notify_below(self._budget // 2):
                 await self._room.wait()
 
+    def may_wait(self, size: int) -> bool:
+        """Say whether so many bytes may wait in memory for a store.
+
+        They may take a quarter of what may be pending: intake that was stopped goes on below half of it, and must not
+        wait for a store.
+        """
+        return self.writer.pending + size <= self._budget // 4
+
     def _drained(self) -> None:
         if self._loop is not None and self._room is not None and not self._loop.is_closed():
             self._loop.call_soon_threadsafe(self._room.set)

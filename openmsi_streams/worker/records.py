@@ -80,8 +80,8 @@ class Recorder:
         for path, file_id in self.engine.delivered.newest(topic, partition).items():
             if sidecar not in self.mapping.sidecar_paths(topic, path):
                 continue
-            row = self.engine.row(file_id)
-            if row is None or row.partition != partition or row.state is not State.DELIVERED:
+            row = self.engine.row_at(topic, partition, file_id)
+            if row is None or row.state is not State.DELIVERED:
                 continue
             version = self.engine.version(file_id, row)
             result = self.analysis_of(file_id)

@@ -406,6 +406,36 @@ def test_a_small_file_that_the_disk_refuses_is_fetched_again(tmp_path: Path, mon
     run(tmp_path, work)
 
 
+def test_small_files_that_wait_long_do_not_wait_in_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While all threads are with a slow store, bytes go to the disk, and the worker takes more."""
+    go = threading.Event()
+    put = DiskStore.put_many
+
+    def put_many(self: DiskStore, files: Any, **options: Any) -> Any:
+        assert go.wait(30)
+        return put(self, files, **options)
+
+    monkeypatch.setattr(DiskStore, "put_many", put_many)
+
+    async def work(world: World) -> None:
+        sent = {f"{number}.dat": data_of(number, 700) for number in range(40)}
+        for name, data in sent.items():
+            world.send_file(name, data)
+        try:
+            async with asyncio.timeout(20):
+                await world.stream()
+                while world.engine.writer.pending > 1400:
+                    await asyncio.sleep(0.005)
+            assert world.engine.writer.pending == 1400
+        finally:
+            go.set()
+        await world.quiet()
+        assert world.files() == sent and world.engine.writer.pending == 0
+
+    # A quarter of the budget may be pending, and a quarter of that may wait for a store.
+    run(tmp_path, work, memory_budget=16 * 1400)
+
+
 @pytest.mark.parametrize("size", [700, 4500])
 def test_a_file_whose_sync_fails_comes_from_the_log_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: int
