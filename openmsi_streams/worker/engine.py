@@ -264,6 +264,9 @@ class Engine:
             self._repeated(lane)
             if chunk.mtime is not None and live.row.mtime is not None and chunk.mtime > live.row.mtime:
                 self.change(live, replaced(live.row, mtime=chunk.mtime))
+            if live.dirty:
+                # What holds the ledger may have gone with a lane that was taken over anew.
+                lane.track(home).hold(file_id, message.offset)
             return
         if live is not None and live.checked and not codec.is_intact(chunk):
             what = f"Chunk {chunk.index} of {chunk.total} of {path!r} has other bytes than its hash says."
@@ -302,8 +305,8 @@ class Engine:
         elif isinstance(step, pl.Repeat | pl.Postpone):
             self._repeated(lane)
             if live is not None:
-                live.row = step.row
-                live.dirty = True
+                self.change(live, step.row)
+                lane.track(home).hold(file_id, message.offset)
         elif isinstance(step, pl.Settled):
             self._repeated(lane)
             if chunk.index == chunk.total and not refill:

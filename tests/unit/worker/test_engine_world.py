@@ -436,6 +436,48 @@ def test_small_files_that_wait_long_do_not_wait_in_memory(tmp_path: Path, monkey
     run(tmp_path, work, memory_budget=16 * 1400)
 
 
+def test_a_small_file_in_delivery_over_a_rebalance_is_not_passed_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It has no row yet; the ledger of the partition taken over anew must wait for it as the old one did."""
+    go = threading.Event()
+    put = DiskStore.put_many
+    killed = []
+
+    def put_many(self: DiskStore, files: Any, **options: Any) -> Any:
+        assert go.wait(30)
+        if killed:
+            raise OSError("killed before it wrote anything")
+        return put(self, files, **options)
+
+    monkeypatch.setattr(DiskStore, "put_many", put_many)
+
+    async def work(world: World) -> None:
+        data = data_of(9, 700)
+        world.send_file("small.dat", data)
+        await world.stream()
+        world.commit()
+        await world.recovery.adopt(list(world.engine.lanes))
+        async with asyncio.timeout(20):
+            while world.recovery.waiting or world.recovery.reading:
+                await asyncio.sleep(0.005)
+        world.now += 1.0
+        await world.sweeper.sweep()
+        assert world.files() == {} and len(world.engine.live) == 1
+        killed.append(True)
+        go.set()
+        await world.stop()
+        killed.clear()
+        await world.start()
+        await world.quiet()
+        assert world.files() == {"small.dat": data}
+
+    try:
+        run(tmp_path, work)
+    finally:
+        go.set()
+
+
 @pytest.mark.parametrize("size", [700, 4500])
 def test_a_file_whose_sync_fails_comes_from_the_log_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: int
