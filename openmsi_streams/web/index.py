@@ -80,8 +80,8 @@ class Index:
         self._paths: dict[str, SortedKeys[tuple[str, str]]] = {}
         self._sums: dict[tuple[str, State], Sum] = {}
         self._topics: dict[str, str] = {}
-        self._loading: dict[str, Entry | None] | None = None
-        """What `begin` started; None for a file version that was forgotten meanwhile."""
+        self._adding: dict[str, Entry | None] | None = None
+        """File versions that were added since `begin`; None for those that were noted or forgotten meanwhile."""
         self.changes = 0
         """Moves with every change."""
 
@@ -102,10 +102,49 @@ class Index:
 
     def note(self, file_id: str, row: Row) -> None:
         """Take a row that was written; about 10 microseconds whatever the number of rows."""
+        if self._adding is not None:
+            self._adding[file_id] = None
+        old = self._entries.get(file_id)
+        self._change(file_id, old, self._entry(row, old))
+
+    def begin(self) -> None:
+        """Start to take in many rows with `add`, which is quicker than `note`."""
+        self._adding = {}
+
+    def add(self, file_id: str, row: Row) -> None:
+        """Take in a row as a table has it, unless it was noted or forgotten since `begin`.
+
+        A file version that is not here yet is shown after `complete`.
+        """
+        if self._adding is None or file_id in self._adding:
+            return
         old = self._entries.get(file_id)
         new = self._entry(row, old)
+        if old is None:
+            self._adding[file_id] = new
+        elif new != old:
+            self._change(file_id, old, new)
+
+    def complete(self) -> None:
+        """Show the file versions that were added since `begin`."""
+        added = {file_id: entry for file_id, entry in (self._adding or {}).items() if entry is not None}
+        self._adding = None
+        times: dict[tuple[str, State], list[Key]] = {}
+        paths: dict[str, list[tuple[str, str]]] = {}
+        for file_id, entry in added.items():
+            times.setdefault((entry.topic, entry.state), []).append((entry.updated, file_id))
+            paths.setdefault(entry.topic, []).append((entry.path, file_id))
+            self._count(entry, 1)
+        for (topic, state), keys in times.items():
+            self._times_of(topic, state).update(keys)
+        for topic, names in paths.items():
+            self._paths_of(topic).update(names)
+        self._entries.update(added)
+        self.changes += 1
+
+    def _change(self, file_id: str, old: Entry | None, new: Entry) -> None:
         if old is not None and (old.topic, old.path) != (new.topic, new.path):
-            self.forget(file_id)
+            self._remove(file_id)
             old = None
         self._entries[file_id] = new
         if old is None:
@@ -117,44 +156,15 @@ class Index:
         if old is not None:
             self._count(old, -1)
         self._count(new, 1)
-        if self._loading is not None:
-            self._loading[file_id] = new
-        self.changes += 1
-
-    def begin(self) -> None:
-        """Start to take all rows anew, with `add`; the views show what was there until `complete`.
-
-        Quicker than `note` for many rows.
-        """
-        self._loading = {}
-
-    def add(self, file_id: str, row: Row) -> None:
-        """Take a row as a table had it; one that was noted or forgotten since `begin` stays so."""
-        if self._loading is not None and file_id not in self._loading:
-            self._loading[file_id] = self._entry(row, None)
-
-    def complete(self) -> None:
-        """Show what was taken since `begin` instead of what was there."""
-        if self._loading is None:
-            return
-        taken, self._loading = self._loading, None
-        entries = {file_id: entry for file_id, entry in taken.items() if entry is not None}
-        times: dict[tuple[str, State], list[Key]] = {}
-        paths: dict[str, list[tuple[str, str]]] = {}
-        self._sums = {}
-        for file_id, entry in entries.items():
-            times.setdefault((entry.topic, entry.state), []).append((entry.updated, file_id))
-            paths.setdefault(entry.topic, []).append((entry.path, file_id))
-            self._count(entry, 1)
-        self._entries = entries
-        self._times = {key: SortedKeys(keys) for key, keys in times.items()}
-        self._paths = {topic: SortedKeys(keys) for topic, keys in paths.items()}
         self.changes += 1
 
     def forget(self, file_id: str) -> None:
         """Drop a file version whose row was pruned, or whose partition went to another worker."""
-        if self._loading is not None:
-            self._loading[file_id] = None
+        if self._adding is not None:
+            self._adding[file_id] = None
+        self._remove(file_id)
+
+    def _remove(self, file_id: str) -> None:
         old = self._entries.pop(file_id, None)
         if old is None:
             return

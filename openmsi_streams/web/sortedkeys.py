@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from bisect import bisect_left, bisect_right, insort
 from collections.abc import Iterable, Iterator
+from itertools import chain
 from typing import Any, Generic, TypeVar
 
 K = TypeVar("K", bound="tuple[Any, ...]")
 
 # A block is moved in memory on each insert; 1,000 pointers are 8 KB, which takes about a microsecond.
 _BLOCK = 1000
+# Keys added to so many times as many are added one by one: 2 us each, where a sorted one costs 0.03 us.
+_FEW = 64
 
 
 class SortedKeys(Generic[K]):
@@ -18,7 +21,17 @@ class SortedKeys(Generic[K]):
     __slots__ = ("_blocks", "_last", "_size")
 
     def __init__(self, keys: Iterable[K] = ()) -> None:
-        ordered = sorted(keys)
+        self._take(sorted(keys))
+
+    def update(self, keys: list[K]) -> None:
+        """Add keys that are not there yet: few one by one, many by sorting all anew."""
+        if len(keys) * _FEW < self._size:
+            for key in keys:
+                self.add(key)
+        else:
+            self._take(sorted(chain(*self._blocks, keys)))
+
+    def _take(self, ordered: list[K]) -> None:
         self._blocks = [ordered[i : i + _BLOCK] for i in range(0, len(ordered), _BLOCK)]
         self._last: list[K] = [block[-1] for block in self._blocks]
         self._size = len(ordered)

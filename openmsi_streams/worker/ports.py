@@ -6,10 +6,21 @@ from collections.abc import Iterator
 from typing import Any, Protocol
 
 from openmsi_streams.assembly.message import Message
+from openmsi_streams.tables.alone import Alone
 
 
 class Rows(Protocol):
     """The table of one chunk topic, addressed by partition and key. Writes also go to the changelog."""
+
+    alone: Alone
+    """Whether others wrote to the changelog."""
+
+    @property
+    def changelog(self) -> str:
+        """Name of the changelog topic."""
+
+    def read_to(self, partition: int) -> int:
+        """Return the offset of the last changelog record that is in the table; -1 if there is none."""
 
     def get(self, partition: int, key: bytes) -> bytes | None:
         """Return a value or None."""
@@ -63,13 +74,13 @@ class Index(Protocol):
         """Take in a row as it is now."""
 
     def begin(self) -> None:
-        """Start to take all rows anew."""
+        """Start to take in many rows."""
 
     def add(self, file_id: str, row: Any) -> None:
-        """Take a row as the table had it, unless it was noted or forgotten since."""
+        """Take in a row as the table has it, unless it was noted or forgotten since `begin`."""
 
     def complete(self) -> None:
-        """Show what was taken since `begin` instead of what was there."""
+        """Show the files that were added since `begin`."""
 
     def where(self, file_id: str) -> tuple[str, int] | None:
         """Return the topic and partition of a row, or None."""

@@ -34,6 +34,9 @@ BATCH_SECONDS = 5.0
 # A read from which nothing comes for so long hangs (see `aside`): it is left to itself and begun anew. The reader gives
 # up a silent broker itself before.
 HANGING_SECONDS = BATCH_SECONDS + 2 * PATIENCE
+# How long records on their way to a changelog may take before a table is read anew instead.
+ALONE_SECONDS = 5.0
+ALONE_LOOK_SECONDS = 0.01
 # Rows taken in before the loop gets a turn: about 2 ms.
 ROWS_A_TURN = 500
 # The wait before a refill that failed (broker gone) is tried again.
@@ -92,7 +95,8 @@ class Recovery:
     async def adopt(self, assigned: Iterable[tuple[str, int]]) -> None:
         """Take over exactly these (topic, partition)s: learn their rows and read again what is lacking.
 
-        A partition that stays is taken over anew as well: while this process slept, another may have had it.
+        A partition that stays is taken over anew as well: while this process slept, another may have had it. Its rows
+        are read only if another wrote some.
         """
         engine = self.engine
         wanted = set(assigned)
@@ -104,10 +108,11 @@ class Recovery:
         if places:
             committed = await _answered(self.reader.committed, self.group, places)
             lows = await _answered(self._lows, [place for place in places if place not in committed])
+        kept = await self._kept(wanted)
         if engine.index is not None:
             engine.index.begin()
         for topic, partition in sorted(wanted):
-            await self._adopt(topic, partition, committed, lows)
+            await self._adopt(topic, partition, committed, lows, (topic, partition) in kept)
         if engine.index is not None:
             engine.index.complete()
         if self._runner is None or self._runner.done():
@@ -118,18 +123,80 @@ class Recovery:
         """Return where the log of each (topic, partition) begins: there the stream begins if nothing is committed."""
         return {place: low for place, (low, _) in self.reader.bounds(places).items()} if places else {}
 
+    async def _kept(self, wanted: set[tuple[str, int]]) -> set[tuple[str, int]]:
+        """Return the (topic, partition)s that are held and whose rows nobody else changed since they were learned."""
+        engine = self.engine
+        reached = {}
+        for topic, partition in wanted & set(engine.lanes):
+            table = engine.tables[topic]
+            known = table.alone.reached(partition)
+            if known >= 0:
+                reached[table.changelog, partition] = (topic, known)
+        if not reached:
+            return set()
+        bounds = await _answered(self.reader.bounds, list(reached))
+        kept = set()
+        until = time.monotonic() + ALONE_SECONDS
+        for (changelog, partition), (topic, known) in reached.items():
+            end = bounds[changelog, partition][1]
+            # A changelog that ends before what this worker knows of it was made anew.
+            answer = engine.tables[topic].alone.told(partition, end) if end >= known else False
+            while answer is None and time.monotonic() < until:
+                await asyncio.sleep(ALONE_LOOK_SECONDS)
+                answer = engine.tables[topic].alone.told(partition, end)
+            if answer:
+                kept.add((topic, partition))
+        log.info("%d of %d partitions are as they were; the rows of the others are read", len(kept), len(wanted))
+        return kept
+
     async def _adopt(
         self,
         topic: str,
         partition: int,
         committed: dict[tuple[str, int], int],
         lows: dict[tuple[str, int], int],
+        kept: bool,
     ) -> None:
         engine = self.engine
         table = engine.tables[topic]
         ledger = ledgers.decode(table.get(partition, ledgers.LEDGER_KEY))
         lane = Lane(topic, partition, ledger)
+        old = engine.lanes.get((topic, partition))
         engine.lanes[(topic, partition)] = lane
+        needy: set[str] = set()
+        starts = {False: -1, True: -1}
+        if kept and old is not None:
+            lane.known = old.known
+        else:
+            needy, starts = await self._learn(lane, old.known if old is not None else set())
+        for home, done in ((False, ledger.log), (True, ledger.home)):
+            name = beside(topic, "home") if home else topic
+            goes_on = committed.get((name, partition), -1)
+            # The stream goes on at the committed offset; from there it is watched for gaps.
+            lane.track(home).position = goes_on if goes_on >= 0 else lows.get((name, partition), -1)
+            if goes_on < 0:
+                continue
+            # Without a ledger nothing of this partition was ever processed: all that is committed is read.
+            after = done if done >= 0 else 0
+            if after < goes_on:
+                self._add(Job(lane, home, after, goes_on, None))
+            if needy and 0 <= starts[home] < min(after, goes_on):
+                self._add(Job(lane, home, starts[home], min(after, goes_on), set(needy)))
+        for live in list(engine.live.values()):
+            if live.row.topic == topic and live.row.partition == partition and not live.busy and live.row.is_whole:
+                engine.finish(live, None)
+
+    async def _learn(self, lane: Lane, known: set[str]) -> tuple[set[str], dict[bool, int]]:
+        """Learn a partition's rows from its table; ``known`` are those it had when it was last held.
+
+        Returns:
+            The file ids whose chunks must be read from the log, and their first offsets in the chunk topic (False) and
+            in `<topic>.home` (True); -1 for none.
+        """
+        engine = self.engine
+        topic, partition = lane.topic, lane.partition
+        table = engine.tables[topic]
+        table.alone.begin(partition, table.read_to(partition))
         engine.delivered.begin(topic, partition)
         needy: set[str] = set()
         starts = {False: -1, True: -1}
@@ -151,22 +218,10 @@ class Recovery:
             if engine.index is not None:
                 engine.index.add(file_id, engine.live[file_id].row if file_id in engine.live else row)
         engine.delivered.complete(topic, partition)
-        for home, done in ((False, ledger.log), (True, ledger.home)):
-            name = beside(topic, "home") if home else topic
-            goes_on = committed.get((name, partition), -1)
-            # The stream goes on at the committed offset; from there it is watched for gaps.
-            lane.track(home).position = goes_on if goes_on >= 0 else lows.get((name, partition), -1)
-            if goes_on < 0:
-                continue
-            # Without a ledger nothing of this partition was ever processed: all that is committed is read.
-            after = done if done >= 0 else 0
-            if after < goes_on:
-                self._add(Job(lane, home, after, goes_on, None))
-            if needy and 0 <= starts[home] < min(after, goes_on):
-                self._add(Job(lane, home, starts[home], min(after, goes_on), set(needy)))
-        for live in list(engine.live.values()):
-            if live.row.topic == topic and live.row.partition == partition and not live.busy and live.row.is_whole:
-                engine.finish(live, None)
+        if engine.index is not None:
+            for file_id in known - lane.known:
+                engine.index.forget(file_id)
+        return needy, starts
 
     def _resume(self, file_id: str, row: Row) -> bool:
         """Hold an open row of the table again; say whether its chunks must be read from the log."""

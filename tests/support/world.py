@@ -16,6 +16,7 @@ from openmsi_streams.chunks.keys import chunk_key, home_partition
 from openmsi_streams.chunks.messages import Receipt, Request, receipt_from, request_from
 from openmsi_streams.config.settings import Settings
 from openmsi_streams.storage.disk import DiskStore
+from openmsi_streams.tables.alone import Alone
 from openmsi_streams.worker.deliver import Deliverer
 from openmsi_streams.worker.engine import Engine
 from openmsi_streams.worker.recover import Recovery
@@ -80,11 +81,16 @@ class MemoryLog:
 
 
 class DictRows:
-    """A table as dictionaries; fulfils `worker.ports.Rows` and counts what goes to the changelog."""
+    """A table as dictionaries, its changelog in a `MemoryLog`; fulfils `worker.ports.Rows`."""
 
-    def __init__(self) -> None:
+    changelog = f"{TOPIC}.changelog"
+
+    def __init__(self, log: MemoryLog) -> None:
         self.parts: dict[int, dict[bytes, bytes]] = {}
+        self.log = log
         self.written = 0
+        """Bytes that went to the changelog."""
+        self.alone = Alone()
 
     def get(self, partition: int, key: bytes) -> bytes | None:
         return self.parts.get(partition, {}).get(key)
@@ -92,12 +98,29 @@ class DictRows:
     def put(self, partition: int, key: bytes, value: bytes) -> None:
         self.written += len(key) + len(value)
         self.parts.setdefault(partition, {})[key] = value
+        self._send(partition, key, value)
 
     def delete(self, partition: int, key: bytes) -> None:
         self.parts.get(partition, {}).pop(key, None)
+        self._send(partition, key, None)
 
     def items(self, partition: int) -> Iterator[tuple[bytes, bytes]]:
         yield from list(self.parts.get(partition, {}).items())
+
+    def read_to(self, partition: int) -> int:
+        return len(self.log.list_of(self.changelog, partition)) - 1
+
+    def _send(self, partition: int, key: bytes, value: bytes | None) -> None:
+        self.alone.sending(partition)
+        self.alone.sent(partition, self.log.append(self.changelog, partition, key, value).offset)
+
+    def of_another(self, partition: int, key: bytes, value: bytes | None) -> None:
+        """Have another worker change a row; the table is caught up with its changelog."""
+        self.log.append(self.changelog, partition, key, value)
+        if value is None:
+            self.parts[partition].pop(key)
+        else:
+            self.parts.setdefault(partition, {})[key] = value
 
 
 class World:
@@ -106,7 +129,7 @@ class World:
     def __init__(self, tmp: Path, partitions: int = 2, **worker: Any) -> None:
         self.tmp = tmp
         self.log = MemoryLog(partitions)
-        self.rows = DictRows()
+        self.rows = DictRows(self.log)
         self.settings = Settings()
         self.settings.worker.topics = [TOPIC]
         self.settings.worker.data = str(tmp / "data")

@@ -24,7 +24,8 @@ from openmsi_streams.chunks.keys import file_id, home_partition
 from openmsi_streams.errors import BrokerError
 from openmsi_streams.storage.base import Verified
 from openmsi_streams.storage.disk import DiskStore
-from openmsi_streams.tables.rows import State
+from openmsi_streams.tables.rows import Row, State, decode, encode
+from openmsi_streams.web.index import Filter, Index
 from tests.support.world import TOPIC, World
 
 KIB = 1024
@@ -476,6 +477,65 @@ def test_a_small_file_in_delivery_over_a_rebalance_is_not_passed_over(
         run(tmp_path, work)
     finally:
         go.set()
+
+
+def test_rows_of_partitions_that_stay_are_read_only_if_another_wrote_some(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[int] = []
+
+    async def work(world: World) -> None:
+        index = world.engine.index = Index()
+        for number in range(12):
+            world.send_file(f"{number}.dat", data_of(number, 700))
+        world.send(world.chunks("open.dat", data_of(99, 4000))[:2])
+        await world.quiet()
+        world.commit()
+        await world.later(60.0)
+        stored = world.engine.stored
+
+        def counted(topic: str, partition: int) -> Iterator[tuple[str, Row]]:
+            read.append(partition)
+            return stored(topic, partition)
+
+        monkeypatch.setattr(world.engine, "stored", counted)
+
+        async def again() -> list[int]:
+            read.clear()
+            await world.recovery.adopt(list(world.engine.lanes))
+            await world.quiet()
+            assert {file_id: row.path for file_id, row in world.engine.items(TOPIC)} == {
+                key: entry.path for key in ids() if (entry := index.get(key))
+            }
+            del read[-2:]
+            return read
+
+        def ids() -> list[str]:
+            return [key for _, key in index.newest(Filter())]
+
+        world.send(world.chunks("open.dat", data_of(99, 4000))[2:3])
+        await world.quiet()
+        assert await again() == []
+        assert len(ids()) == 13
+        # Another worker had partition 0 meanwhile: it delivered a file there and pruned one.
+        key, value = next((k, v) for k, v in world.rows.items(0) if k[:1] != b"\0" and decode(v).state == "delivered")
+        new = msgspec.structs.replace(decode(value), path="elsewhere.dat", sha512=b"\7" * 64)
+        world.rows.of_another(0, key, None)
+        world.rows.of_another(0, b"f" * 32, encode(new))
+        assert await again() == [0]
+        assert key.decode() not in ids() and "f" * 32 in ids()
+        assert world.engine.delivered.holder(new) == "f" * 32
+        assert world.engine.delivered.holder(decode(value)) is None
+        assert await again() == []
+        # And its whole changelog was deleted.
+        world.log.lists[world.rows.changelog, 1].clear()
+        assert await again() == [1]
+        # What it remembers after all this is what it goes on with.
+        world.send(world.chunks("open.dat", data_of(99, 4000))[3:])
+        await world.quiet()
+        assert world.files()["open.dat"] == data_of(99, 4000)
+
+    run(tmp_path, work)
 
 
 @pytest.mark.parametrize("size", [700, 4500])

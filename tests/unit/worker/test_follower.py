@@ -119,7 +119,7 @@ def test_a_message_that_never_came_is_made_up_for(tmp_path: Path, monkeypatch: p
 
     async def work() -> None:
         world = World(tmp_path)
-        results = DictRows()
+        results = DictRows(world.log)
         one = Processor(shout, "shout", match=("*.txt",))
 
         async def begin() -> Follower:
