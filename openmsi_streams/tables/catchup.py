@@ -11,6 +11,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any, Protocol
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
@@ -27,6 +28,9 @@ BATCH = 2000
 CONSUMERS = 4
 # Longest wait for a message before the clock is looked at.
 POLL_SECONDS = 0.2
+# A reading that has not come back so long after its time was up hangs (see `aside`): it is left to itself. Short, for
+# the session's sake; what is just being written is waited for.
+HANGING_SECONDS = 1.0
 
 
 class Catching(Protocol):
@@ -43,11 +47,39 @@ class Catching(Protocol):
         """Write records, None for what was deleted, and that the changelog is read up to ``offset``."""
 
 
+class Turn:
+    """Whose turn it is to write to the tables: those who read changelogs here, until they are told to leave it."""
+
+    def __init__(self, ending: Callable[[], bool] = lambda: False) -> None:
+        """``ending``: asked before each writing: whether the worker ends."""
+        self._ending = ending
+        self._left = False
+        self._lock = threading.Lock()
+
+    @property
+    def over(self) -> bool:
+        """Whether nothing may be written any more."""
+        return self._left or self._ending()
+
+    def write(self, work: Callable[[], None]) -> bool:
+        """Do what writes, unless the turn is over; say whether it was done."""
+        with self._lock:
+            if self.over:
+                return False
+            work()
+            return True
+
+    def leave(self) -> None:
+        """End the turn: what is being written is waited for, nothing is written after it."""
+        with self._lock:
+            self._left = True
+
+
 def catch_up(
     client: dict[str, Any],
     tables: Iterable[tuple[Catching, int]],
     seconds: float,
-    stopping: Callable[[], bool] = lambda: False,
+    turn: Turn | None = None,
 ) -> int:
     """Read the changelogs of tables' partitions to their ends, for ``seconds`` at most.
 
@@ -55,7 +87,7 @@ def catch_up(
         client: librdkafka's settings of a consumer.
         tables: each table and partition that this worker owns and nothing writes to yet.
         seconds: how long; the rest is left to Faust.
-        stopping: asked between two reads: whether the worker ends; then nothing more is written.
+        turn: what may end the reading before; None: nothing does.
 
     Returns:
         How many records were read. A broker that does not answer is left to Faust too.
@@ -63,13 +95,14 @@ def catch_up(
     places = {(table.changelog, partition): table for table, partition in tables}
     if not places:
         return 0
+    turn = turn or Turn()
     deadline = time.monotonic() + seconds
     open_ = set(places)
     count = 0
     consumer = Consumer({**client, "enable.partition.eof": True})
     try:
         consumer.assign([TopicPartition(*place, table.read_to(place[1]) + 1) for place, table in places.items()])
-        while open_ and time.monotonic() < deadline and not stopping():
+        while open_ and time.monotonic() < deadline and not turn.over:
             found: dict[tuple[str, int], list[Any]] = {}
             for message in consumer.consume(BATCH, POLL_SECONDS):
                 place = (message.topic(), message.partition())
@@ -80,11 +113,11 @@ def catch_up(
                 else:
                     log.info("changelogs are left to Faust: %s", message.error().str())
                     return count
-            if stopping():
-                break
             for place, messages in found.items():
                 records = [(message.key(), message.value()) for message in messages]
-                places[place].apply(place[1], records, messages[-1].offset())
+                work = partial(places[place].apply, place[1], records, messages[-1].offset())
+                if not turn.write(work):
+                    return count
                 count += len(records)
     except KafkaException as error:
         log.info("changelogs are left to Faust: %s", error)
@@ -103,19 +136,23 @@ def before_recovery(app: Any, client: dict[str, Any], tables: Iterable[Catching]
         standby = set(app.assignor.assigned_standbys())
         mine = [(known[tp.topic], tp.partition) for tp in newly if tp.topic in known and tp not in standby]
         started = time.monotonic()
-        left = threading.Event()
+        turn = Turn(lambda: app.should_stop)
         shares = [mine[number::CONSUMERS] for number in range(min(CONSUMERS, len(mine)))]
 
-        def stopping() -> bool:
-            return left.is_set() or app.should_stop
+        async def read(one: list[tuple[Catching, int]]) -> int:
+            try:
+                return await aside(catch_up, client, one, seconds, turn, seconds=seconds + HANGING_SECONDS)
+            except TimeoutError:
+                log.warning(
+                    "A changelog's reading hangs, as it does when this machine's clock was set back; left to Faust."
+                )
+                return 0
 
         try:
             # Each in a thread of its own: one that waited for a free thread would begin late and end after the session.
-            found = await asyncio.gather(
-                *(aside(catch_up, client, one, seconds, stopping) for one in shares), return_exceptions=True
-            )
+            found = await asyncio.gather(*map(read, shares), return_exceptions=True)
         finally:
-            left.set()
+            turn.leave()
         # None writes any more when Faust is told of a failure.
         for one in found:
             if isinstance(one, BaseException):

@@ -8,7 +8,7 @@ import pytest
 from confluent_kafka import Producer
 
 from openmsi_streams.config import kafka, load
-from openmsi_streams.tables.catchup import catch_up
+from openmsi_streams.tables.catchup import Turn, catch_up
 from tests.support.brokers import a_broker
 from tests.support.kafka import make_topics
 
@@ -61,7 +61,7 @@ def test_a_changelog_is_read_to_its_end_in_batches_and_gone_on_with() -> None:
                     expected[partition][key] = value
             assert producer.flush(60) == 0
             assert catch_up(client, everything, 0.0) == 0, "no time: nothing is read, nothing is lost"
-            assert catch_up(client, everything, 60.0, lambda: True) == 0, "to end: nothing is written"
+            assert catch_up(client, everything, 60.0, Turn(lambda: True)) == 0, "to end: nothing is written"
             assert catch_up(client, everything, 60.0) == 1500
             assert table.rows == expected
         assert table.calls < 300, "rows are written in batches"

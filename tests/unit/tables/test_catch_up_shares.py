@@ -45,7 +45,7 @@ def test_every_partition_is_read_once_and_all_shares_at_the_same_time(monkeypatc
     together = threading.Barrier(catchup.CONSUMERS, timeout=30)
     seen: list[int] = []
 
-    def read(client: Any, tables: list[tuple[Any, int]], seconds: float, stopping: Any) -> int:
+    def read(client: Any, tables: list[tuple[Any, int]], seconds: float, turn: Any) -> int:
         together.wait()
         seen.extend(partition for _, partition in tables)
         return len(tables)
@@ -58,7 +58,7 @@ def test_a_failure_is_told_when_no_share_writes_any_more(monkeypatch: pytest.Mon
     failed, release = threading.Event(), threading.Event()
     ended: list[int] = []
 
-    def read(client: Any, tables: list[tuple[Any, int]], seconds: float, stopping: Any) -> int:
+    def read(client: Any, tables: list[tuple[Any, int]], seconds: float, turn: Any) -> int:
         if any(partition == 0 for _, partition in tables):
             failed.set()
             raise OSError("the disk is full")
@@ -87,10 +87,10 @@ def test_a_worker_that_is_to_end_does_not_wait_for_its_changelogs(monkeypatch: p
     reading, release = threading.Event(), threading.Event()
     asked: list[bool] = []
 
-    def read(client: Any, tables: list[tuple[Any, int]], seconds: float, stopping: Any) -> int:
+    def read(client: Any, tables: list[tuple[Any, int]], seconds: float, turn: Any) -> int:
         reading.set()
         assert release.wait(30)
-        asked.append(stopping())
+        asked.append(turn.over)
         return 0
 
     async def run() -> None:
@@ -105,3 +105,27 @@ def test_a_worker_that_is_to_end_does_not_wait_for_its_changelogs(monkeypatch: p
 
     asyncio.run(asyncio.wait_for(run(), 30))
     assert asked == [True] * catchup.CONSUMERS, "nothing is written any more"
+
+
+def test_a_reading_that_hangs_is_left_to_itself_and_writes_nothing_afterwards(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(catchup, "HANGING_SECONDS", -0.95)
+    release = threading.Event()
+    written: list[bool] = []
+
+    def read(client: Any, tables: list[tuple[Any, int]], seconds: float, turn: Any) -> int:
+        if any(partition == 0 for _, partition in tables):
+            assert release.wait(30)
+            written.append(turn.write(lambda: written.append(True)))
+        return len(tables)
+
+    async def run() -> None:
+        assert await rebalance(monkeypatch, read) == ["begin"]
+        release.set()
+        while not written:
+            await asyncio.sleep(0.001)
+
+    asyncio.run(asyncio.wait_for(run(), 30))
+    assert written == [False]
+    assert "clock was set back" in caplog.text
