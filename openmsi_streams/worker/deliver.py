@@ -375,11 +375,18 @@ class Deliverer:
             # While it was put aside as an older version, it came again as a newer one.
             self.again(live)
             return
+        with engine.delivered.settling(row) as copy_of:
+            await self._delivered(job, out, copy_of, now)
+
+    async def _delivered(self, job: Job, out: Outcome, copy_of: str, now: float) -> None:
+        """Send what follows a delivery, the receipt last, and settle the row."""
+        engine, live = self.engine, job.live
+        row = live.row
         flags = (*row.flags, *out.emitted.flags)
         if not engine.is_expected(row.path):
             flags = (*flags, str(Reason.UNEXPECTED_PATH))
         done = row.to(
-            State.DELIVERED, now, deliveries=out.deliveries, flags=flags, copy_of=engine.delivered.copied(row),
+            State.DELIVERED, now, deliveries=out.deliveries, flags=flags, copy_of=copy_of,
             uploads={}, reason="", message="", attempts=0, retry_at=0.0,
         )  # fmt: skip
         key = live.file_id.encode("ascii")

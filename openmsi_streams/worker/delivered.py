@@ -6,7 +6,8 @@ two versions meet.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from openmsi_streams.tables.rows import Row, State
 
@@ -39,6 +40,8 @@ class Delivered:
         self._row = row
         self._parts: dict[Place, Part] = {}
         self._taking: dict[Place, Part] = {}
+        self._settling: dict[tuple[str, bytes], str] = {}
+        """(topic, sha512) -> path of the first of those whose rows are about to say that they are delivered."""
 
     # -- a partition that is taken over ------------------------------------------------------------------------------
 
@@ -119,7 +122,7 @@ class Delivered:
     def copied(self, row: Row) -> str:
         """Return the path of a delivered file of another name with this content, or an empty string.
 
-        An empty file is nobody's copy.
+        An empty file is nobody's copy. The other may be one that is about to be delivered (`settling`).
         """
         if row.size <= 0:
             return ""
@@ -129,4 +132,21 @@ class Delivered:
             other = self._row(topic, partition, file_id)
             if other is not None and other.path != row.path and other.sha512 == row.sha512:
                 return other.path
-        return ""
+        first = self._settling.get((row.topic, row.sha512), row.path)
+        return first if first != row.path else ""
+
+    @contextmanager
+    def settling(self, row: Row) -> Iterator[str]:
+        """Yield what `copied` says of a row that is about to say that it is delivered.
+
+        Files of the same content that are settled meanwhile are copies of it.
+        """
+        copy_of, key = self.copied(row), (row.topic, row.sha512)
+        first = not copy_of and key not in self._settling
+        if first:
+            self._settling[key] = row.path
+        try:
+            yield copy_of
+        finally:
+            if first:
+                del self._settling[key]

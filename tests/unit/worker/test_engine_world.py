@@ -645,6 +645,32 @@ def test_the_same_content_under_another_path_is_marked_as_a_copy(tmp_path: Path)
     run(tmp_path, work)
 
 
+@pytest.mark.parametrize("size", [700, 4500])
+def test_one_of_those_of_the_same_content_that_arrive_together_is_the_original(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: int
+) -> None:
+    async def work(world: World) -> None:
+        send = world.log.send
+
+        async def answered_later(*args: Any, **options: Any) -> int:
+            await asyncio.sleep(0.01)
+            return await send(*args, **options)
+
+        monkeypatch.setattr(world.log, "send", answered_later)
+        for name in "abc":
+            world.send_file(f"{name}.dat", data_of(3, size))
+        world.send_file("empty.dat", b"")
+        world.send_file("nothing.dat", b"")
+        await world.quiet()
+        said = {r.path: r.copy_of for r in world.receipts()}
+        assert said.pop("empty.dat") == said.pop("nothing.dat") == ""
+        originals = [path for path, copy_of in said.items() if not copy_of]
+        assert len(said) == 3 and len(originals) == 1
+        assert all(copy_of == originals[0] for path, copy_of in said.items() if path != originals[0])
+
+    run(tmp_path, work)
+
+
 def test_unexpected_paths_are_flagged_or_when_strict_quarantined(tmp_path: Path) -> None:
     async def work(world: World) -> None:
         world.send_file("shots/a.trc", b"1")
