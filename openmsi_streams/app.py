@@ -17,6 +17,7 @@ from openmsi_streams.assembly.log import LogReader
 from openmsi_streams.chunks.topics import check_topic, table_names
 from openmsi_streams.config import kafka, load
 from openmsi_streams.config.checks import require
+from openmsi_streams.config.memory import share_heaps
 from openmsi_streams.config.settings import MIB, Settings
 from openmsi_streams.config.topics import ensure_topics, read_broker
 from openmsi_streams.errors import ConfigurationError, ExtraMissing, TopicError
@@ -43,6 +44,8 @@ HEARTBEATS_A_SESSION = 6.0
 CATCH_UP_SECONDS = 10.0
 # A last heartbeat; a broker that is away does not keep a worker from ending.
 LEAVE_SECONDS = 2.0
+# Answers of several chunks; memory for single ones of the default size is used again hundreds of times a second.
+LARGE_BYTES = 2 * MIB
 # An event loop that waits for a full disk must not be thrown out of its group: a day.
 MAX_POLL_SECONDS = 86400.0
 
@@ -80,6 +83,7 @@ def build(settings: Settings | None = None) -> Any:
         ConfigurationError: a setting is wrong; BrokerError: the broker cannot be reached; TopicError: a topic would
             break the tables.
     """
+    share_heaps(LARGE_BYTES)
     settings = load() if settings is None else settings
     topics = settings.worker.topics
     if not topics:

@@ -120,7 +120,7 @@ class WorkerSettings(Section):
     """Chunk topics to read."""
     data: str = ""
     """Folder for RocksDB and work files of this worker; empty: the platform's application folder."""
-    memory_budget: Annotated[int, Meta(ge=32 * MIB, extra=BYTES)] = 256 * MIB
+    memory_budget: Annotated[int, Meta(ge=32 * MIB, extra=BYTES)] = 128 * MIB
     """Bytes that chunks in flight, refills and uploads may take together."""
     stall_after: Positive = 60.0
     """Seconds without a new byte before a file is stalled and its missing ranges are asked for."""

@@ -17,6 +17,7 @@ import click
 import msgspec
 
 from openmsi_streams.config import Settings
+from openmsi_streams.config.memory import share_heaps
 from openmsi_streams.errors import ConfigurationError, CryptoError, OpenMSIStreamsError, UsageError
 from openmsi_streams.producers import cleaning, options, readiness, report, skim, state, watcher
 from openmsi_streams.producers.engine import Engine
@@ -265,6 +266,7 @@ def watch(folder: str, as_table: bool, as_json: bool, **given: Any) -> int:
     `q` and Enter, Ctrl-C or SIGTERM end it; `c` and Enter show the state. What is not sent by then is recorded and goes
     on at the next start.
     """
+    share_heaps()
     topic = options.topic_of(given)
     settings = options.settings_of(given)
     root = Path(folder).expanduser().absolute()

@@ -141,6 +141,18 @@ class Feed:
             # Gives `plan` a turn.
             self._fetcher._notify(self._fetcher._wait_consume_future)
 
+    def look_again(self) -> None:
+        """Have a fetch that waits look anew at what lies there; from any thread.
+
+        It goes by the set of partitions that it was given, which Faust changes while it waits.
+        """
+        if not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(self._wake)
+
+    def _wake(self) -> None:
+        for waiter in self._fetcher._fetch_waiters:
+            self._fetcher._notify(waiter)
+
     def plan(self, assignment: Any) -> Any:
         """Leave to aiokafka the partitions that have no position yet or are paused; have the others read.
 
@@ -220,8 +232,7 @@ class Feed:
                 self._placed += 1
                 self._lock.notify()
         if placed:
-            for waiter in fetcher._fetch_waiters:
-                fetcher._notify(waiter)
+            self._wake()
 
     def _arrived(self) -> None:
         subscription = self._fetcher._subscriptions.subscription

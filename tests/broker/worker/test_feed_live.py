@@ -146,3 +146,27 @@ def test_nothing_is_read_that_nobody_takes() -> None:
         make_topics(broker.bootstrap, TOPIC, partitions=3)
         fill(broker.bootstrap)
         asyncio.run(compare(broker.bootstrap))
+
+
+def test_a_partition_whose_stream_was_full_is_taken_up_while_a_fetch_waits_for_others() -> None:
+    async def compare(bootstrap: str) -> None:
+        full, other = TopicPartition(TOPIC, 0), TopicPartition(TOPIC, 1)
+        async with consumer(bootstrap, fed=True) as (made, feed):
+            await take(made, COUNT, [other])
+            fetcher = made._fetcher
+            async with asyncio.timeout(30):
+                while full not in fetcher._records:
+                    await asyncio.sleep(0.01)
+            active = {other}
+            fetch = asyncio.ensure_future(fetcher.fetched_records(active, timeout=3600))
+            async with asyncio.timeout(30):
+                while not fetcher._fetch_waiters:
+                    await asyncio.sleep(0)
+            active.add(full)
+            feed.look_again()
+            assert set(await asyncio.wait_for(fetch, 30)) == {full}
+
+    with a_broker() as broker:
+        make_topics(broker.bootstrap, TOPIC, partitions=3)
+        fill(broker.bootstrap)
+        asyncio.run(compare(broker.bootstrap))
