@@ -122,11 +122,14 @@ class FilesTable:
         self._db(partition).delete(key)
         self._send(partition, key, None)
 
-    def items(self, partition: int) -> Iterator[tuple[bytes, bytes]]:
-        """Yield every key and value of this partition."""
-        store = self.table.data
-        for key, value in store._visible_items(self._db(partition)):
-            yield bytes(key), self._opened(bytes(value))
+    def items(self, partition: int, prefix: bytes = b"") -> Iterator[tuple[bytes, bytes]]:
+        """Yield every key of this partition that begins with ``prefix``, in order, and its value."""
+        for key, value in self._db(partition).items(from_key=prefix):
+            key = bytes(key)
+            if not key.startswith(prefix):
+                return
+            if key != self.table.data.offset_key:
+                yield key, self._opened(bytes(value))
 
     def persist_offsets(self, owned: set[int]) -> None:
         """Remember in RocksDB up to where the changelog is in it, so that a restart reads only what came after."""

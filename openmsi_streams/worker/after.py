@@ -142,9 +142,7 @@ class Follower:
             table = self.tables.get(topic)
             if table is not None:
                 self.todo[(topic, partition)] = {
-                    key[len(TODO_PREFIX) :].decode("ascii"): value
-                    for key, value in table.items(partition)
-                    if key.startswith(TODO_PREFIX)
+                    key[len(TODO_PREFIX) :].decode("ascii"): value for key, value in table.items(partition, TODO_PREFIX)
                 }
         self._heard = self.engine.clock()
 
@@ -433,13 +431,12 @@ class Follower:
         """Yield (file id, summary) of the records of this worker's file versions."""
         for topic, partition in list(self.engine.lanes):
             table = self.tables.get(topic)
-            for key, value in table.items(partition) if table is not None else ():
-                if key.startswith(RECORD_PREFIX):
-                    file_id = key[len(RECORD_PREFIX) :].decode("ascii")
-                    row = self.engine.row(file_id)
-                    if row is not None:
-                        more = {"kind": "measurement_run", "topic": topic, "path": row.path, "time": row.updated}
-                        yield file_id, {**msgspec.json.decode(value), **more}
+            for key, value in table.items(partition, RECORD_PREFIX) if table is not None else ():
+                file_id = key[len(RECORD_PREFIX) :].decode("ascii")
+                row = self.engine.row(file_id)
+                if row is not None:
+                    more = {"kind": "measurement_run", "topic": topic, "path": row.path, "time": row.updated}
+                    yield file_id, {**msgspec.json.decode(value), **more}
 
     def sheet(self, file_id: str) -> bytes | None:
         """Return the PNG of a file version's sheet, from beside its file."""

@@ -185,9 +185,7 @@ class _Slice(MutableMapping[bytes, bytes]):
     def __init__(self, rows: Rows, partition: int) -> None:
         self._rows = rows
         self._partition = partition
-        self._kept = {
-            key[len(PARK_PREFIX) :]: value for key, value in rows.items(partition) if key.startswith(PARK_PREFIX)
-        }
+        self._kept = {key[len(PARK_PREFIX) :]: value for key, value in rows.items(partition, PARK_PREFIX)}
 
     def __getitem__(self, key: bytes) -> bytes:
         return self._kept[key]

@@ -31,8 +31,8 @@ class Rows(Protocol):
     def delete(self, partition: int, key: bytes) -> None:
         """Remove a key."""
 
-    def items(self, partition: int) -> Iterator[tuple[bytes, bytes]]:
-        """Yield every key and value of a partition."""
+    def items(self, partition: int, prefix: bytes = b"") -> Iterator[tuple[bytes, bytes]]:
+        """Yield every key of a partition that begins with ``prefix``, and its value."""
 
 
 class Publisher(Protocol):

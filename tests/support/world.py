@@ -104,8 +104,8 @@ class DictRows:
         self.parts.get(partition, {}).pop(key, None)
         self._send(partition, key, None)
 
-    def items(self, partition: int) -> Iterator[tuple[bytes, bytes]]:
-        yield from list(self.parts.get(partition, {}).items())
+    def items(self, partition: int, prefix: bytes = b"") -> Iterator[tuple[bytes, bytes]]:
+        yield from [item for item in self.parts.get(partition, {}).items() if item[0].startswith(prefix)]
 
     def read_to(self, partition: int) -> int:
         return len(self.log.list_of(self.changelog, partition)) - 1
