@@ -15,6 +15,8 @@ from dataclasses import dataclass
 class _Part:
     reached: int = -1
     """The offset behind the last record known here, if all before it are; -1: another wrote, or nothing was read."""
+    learned: bool = False
+    """Whether all rows that were there are remembered."""
     last: int = -1
     """The offset of the last record that was sent from here."""
     under_way: int = 0
@@ -28,10 +30,19 @@ class Alone:
         self._lock = threading.Lock()
 
     def begin(self, partition: int, read_to: int) -> None:
-        """Go on from a table that is read up to the changelog's record ``read_to`` (-1: none), and remembered so."""
+        """Follow a table that has read its changelog up to the record ``read_to`` (-1: none).
+
+        It counts only after `complete`, when its rows are remembered.
+        """
         with self._lock:
             part = self._parts.setdefault(partition, _Part())
             part.reached = max(read_to, part.last) + 1
+            part.learned = False
+
+    def complete(self, partition: int) -> None:
+        """Take note that all rows that were there at `begin` are remembered."""
+        with self._lock:
+            self._parts[partition].learned = True
 
     def sending(self, partition: int) -> None:
         """Count a record that is sent from here."""
@@ -51,13 +62,13 @@ class Alone:
         """Return the offset up to which every record is known here; -1: another has written, or none was read."""
         with self._lock:
             part = self._parts.get(partition)
-            return -1 if part is None else part.reached
+            return part.reached if part is not None and part.learned else -1
 
     def told(self, partition: int, end: int) -> bool | None:
         """Say whether every record below ``end`` is known here; None while answers that may tell are under way."""
         with self._lock:
             part = self._parts.get(partition)
-            if part is None or part.reached < 0:
+            if part is None or not part.learned or part.reached < 0:
                 return False
             if part.reached >= end:
                 return True

@@ -85,6 +85,7 @@ class Recovery:
         self.group = group
         self._jobs: asyncio.Queue[Job] = asyncio.Queue()
         self._runner: asyncio.Task[None] | None = None
+        self._turn = asyncio.Lock()
         self.reading = False
         """Whether a refill is under way."""
         engine.missed = self.missed
@@ -98,8 +99,12 @@ class Recovery:
         A partition that stays is taken over anew as well: while this process slept, another may have had it. Its rows
         are read only if another wrote some.
         """
+        # One after the other: a rebalance may follow while the rows of the one before are still read.
+        async with self._turn:
+            await self._adopt_all(set(assigned))
+
+    async def _adopt_all(self, wanted: set[tuple[str, int]]) -> None:
         engine = self.engine
-        wanted = set(assigned)
         for topic, partition in set(engine.lanes) - wanted:
             engine.drop(topic, partition)
         places = [(name, p) for topic, p in sorted(wanted) for name in (topic, beside(topic, "home"))]
@@ -111,10 +116,12 @@ class Recovery:
         kept = await self._kept(wanted)
         if engine.index is not None:
             engine.index.begin()
-        for topic, partition in sorted(wanted):
-            await self._adopt(topic, partition, committed, lows, (topic, partition) in kept)
-        if engine.index is not None:
-            engine.index.complete()
+        try:
+            for topic, partition in sorted(wanted):
+                await self._adopt(topic, partition, committed, lows, (topic, partition) in kept)
+        finally:
+            if engine.index is not None:
+                engine.index.complete()
         if self._runner is None or self._runner.done():
             self._runner = asyncio.get_running_loop().create_task(self._run())
         engine.recovered = True
@@ -168,7 +175,13 @@ class Recovery:
         if kept and old is not None:
             lane.known = old.known
         else:
-            needy, starts = await self._learn(lane, old.known if old is not None else set())
+            known = old.known if old is not None else set()
+            try:
+                needy, starts = await self._learn(lane, known)
+            except BaseException:
+                # Whoever learns it next drops what is gone of these.
+                lane.known |= known
+                raise
         for home, done in ((False, ledger.log), (True, ledger.home)):
             name = beside(topic, "home") if home else topic
             goes_on = committed.get((name, partition), -1)
@@ -221,6 +234,7 @@ class Recovery:
         if engine.index is not None:
             for file_id in known - lane.known:
                 engine.index.forget(file_id)
+        table.alone.complete(partition)
         return needy, starts
 
     def _resume(self, file_id: str, row: Row) -> bool:

@@ -264,6 +264,10 @@ class World:
     def send_file(self, path: str, data: bytes, **options: Any) -> None:
         self.send(self.chunks(path, data, **options))
 
+    def row_of(self, file_id: str) -> bytes:
+        """Return the row of a file version as the table has it."""
+        return next(part[file_id.encode()] for part in self.rows.parts.values() if file_id.encode() in part)
+
     # -- what came of it ---------------------------------------------------------------------------------------------
 
     def files(self) -> dict[str, bytes]:

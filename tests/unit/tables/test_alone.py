@@ -7,13 +7,19 @@ from hypothesis import strategies as st
 
 from openmsi_streams.tables.alone import Alone
 
+
+def learn(alone: Alone, read_to: int) -> None:
+    alone.begin(0, read_to)
+    alone.complete(0)
+
+
 steps = st.lists(st.sampled_from(["send", "answer", "another", "learn"]), max_size=40)
 
 
 @given(steps)
 def test_it_is_alone_exactly_while_no_other_has_written(steps: list[str]) -> None:
     alone = Alone()
-    alone.begin(0, -1)
+    learn(alone, -1)
     log: list[str] = []
     asked: list[int] = []
     others = False
@@ -29,7 +35,7 @@ def test_it_is_alone_exactly_while_no_other_has_written(steps: list[str]) -> Non
             log.append("other")
             others = True
         elif step == "learn" and not asked:
-            alone.begin(0, len(log) - 1)
+            learn(alone, len(log) - 1)
             others = False
         told = alone.told(0, len(log))
         if told:
@@ -58,7 +64,7 @@ def test_records_under_way_when_the_table_is_learned_are_its_own() -> None:
     alone.sending(0)
     alone.sent(0, 0)
     # What the table has of its changelog is written down only now and then: the own record behind it is known.
-    alone.begin(0, -1)
+    learn(alone, -1)
     assert alone.reached(0) == 1
     assert alone.told(0, 2) is None
     alone.sent(0, 1)
@@ -68,6 +74,7 @@ def test_records_under_way_when_the_table_is_learned_are_its_own() -> None:
 def test_another_record_between_own_ones_is_noticed_for_good() -> None:
     alone = Alone()
     alone.begin(0, 9)
+    alone.complete(0)
     alone.sending(0)
     alone.sent(0, 11)
     assert alone.told(0, 12) is False
@@ -75,4 +82,6 @@ def test_another_record_between_own_ones_is_noticed_for_good() -> None:
     alone.sent(0, 12)
     assert alone.told(0, 13) is False
     alone.begin(0, 12)
+    assert alone.told(0, 13) is False and alone.reached(0) == -1, "its rows are not remembered yet"
+    alone.complete(0)
     assert alone.told(0, 13) is True

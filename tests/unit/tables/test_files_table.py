@@ -58,6 +58,7 @@ def test_keys_come_in_order_and_by_prefix(table: FilesTable) -> None:
 
 def test_a_worker_knows_that_it_alone_wrote(table: FilesTable, changelog: Changelog) -> None:
     table.alone.begin(0, table.read_to(0))
+    table.alone.complete(0)
     table.put(0, b"a", b"1")
     table.delete(0, b"a")
     assert table.alone.told(0, 2) is None, "the answers are under way"

@@ -538,6 +538,45 @@ def test_rows_of_partitions_that_stay_are_read_only_if_another_wrote_some(
     run(tmp_path, work)
 
 
+@pytest.mark.parametrize("how", ["cancelled", "cancelled, and a row went", "followed by another"])
+def test_a_taking_over_that_does_not_end_is_done_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    monkeypatch.setattr("openmsi_streams.worker.recover.ROWS_A_TURN", 1)
+
+    async def work(world: World) -> None:
+        for number in range(12):
+            world.send_file(f"{number}.dat", data_of(number, 700))
+        await world.quiet()
+        world.commit()
+        await world.later(60.0)
+        await world.start()
+        index = world.engine.index = Index()
+        everything = list(world.engine.lanes)
+        for place in everything:
+            world.engine.drop(*place)
+        first = asyncio.ensure_future(world.recovery.adopt(everything))
+        async with asyncio.timeout(20):
+            while not any(0 < len(lane.known) < 6 for lane in world.engine.lanes.values()):
+                await asyncio.sleep(0)
+        if how != "followed by another":
+            first.cancel()
+            await asyncio.wait([first])
+        if how == "cancelled, and a row went":
+            gone = next(key for lane in world.engine.lanes.values() for key in lane.known)
+            world.rows.of_another(decode(world.row_of(gone)).partition, gone.encode(), None)
+        await asyncio.gather(world.recovery.adopt(everything), *([] if first.done() else [first]))
+        await world.quiet()
+        rows = dict(world.engine.items(TOPIC))
+        assert len(rows) == (11 if how == "cancelled, and a row went" else 12)
+        assert {key for _, key in index.newest(Filter())} == set(rows)
+        assert {file_id: world.engine.delivered.holder(row) for file_id, row in rows.items()} == {
+            key: key for key in rows
+        }
+
+    run(tmp_path, work)
+
+
 @pytest.mark.parametrize("size", [700, 4500])
 def test_a_file_whose_sync_fails_comes_from_the_log_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: int
