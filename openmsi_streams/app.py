@@ -177,10 +177,12 @@ def _faust_app(settings: Settings, data: Path) -> Any:
     # A quarter of the budget for each: fetched and waiting in the stream, on its way to disk, refills, uploads.
     waiting = max(4, settings.worker.memory_budget // 4 // settings.chunks.chunk_bytes)
     from openmsi_streams.tables.assignor import LeanAssignor
+    from openmsi_streams.tables.manager import PromptManager
 
     return faust.App(
         worker.id,
         PartitionAssignor=LeanAssignor,
+        TableManager=PromptManager,
         **kafka.faust_options(settings),
         store="rocksdb://",
         datadir=str(data / "faust"),

@@ -28,6 +28,9 @@ BATCH = 2000
 CONSUMERS = 4
 # Longest wait for a message before the clock is looked at.
 POLL_SECONDS = 0.2
+# A broker keeps the question for more so long when there is none, and only its answer says that the end is reached:
+# with librdkafka's half second, a worker waited that long for each changelog without records.
+FETCH_WAIT_MS = 10
 # A reading that has not come back so long after its time was up hangs (see `aside`): it is left to itself. Short, for
 # the session's sake; what is just being written is waited for.
 HANGING_SECONDS = 1.0
@@ -99,7 +102,7 @@ def catch_up(
     deadline = time.monotonic() + seconds
     open_ = set(places)
     count = 0
-    consumer = Consumer({**client, "enable.partition.eof": True})
+    consumer = Consumer({**client, "enable.partition.eof": True, "fetch.wait.max.ms": FETCH_WAIT_MS})
     try:
         consumer.assign([TopicPartition(*place, table.read_to(place[1]) + 1) for place, table in places.items()])
         while open_ and time.monotonic() < deadline and not turn.over:
