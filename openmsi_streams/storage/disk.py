@@ -35,7 +35,7 @@ DERIVED_FOLDER = ".derived"
 # 16 hex digits of sha512 tell the versions of one path apart: 64 bits.
 _VERSION_DIGITS = 16
 # So many files are written, and open, before they are synced.
-_AT_ONCE = 16
+_AT_ONCE = 32
 # fsync waits for the device, not for the processor: more threads than cores let it order many small writes.
 _FSYNC_THREADS = 8
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
@@ -175,6 +175,8 @@ class DiskStore:
             content = files[index].content
             if content is not None and targets[index] is not None:
                 opened[index] = self._write(files[index], content)
+                if folders.begin_sync(opened[index]):
+                    begun.append(index)
 
         def settle(index: int) -> None:
             target = targets[index]
@@ -192,11 +194,14 @@ class DiskStore:
         for start in every[::_AT_ONCE]:
             some = every[start : start + _AT_ONCE]
             opened: dict[int, int] = {}
+            begun: list[int] = []
             try:
                 # One after the other: threads that make files in one folder wait for its lock, spinning.
                 for index in some:
                     guarded(index, prepare)
-                self._each(lambda index: guarded(index, settle), some)
+                for index in begun:
+                    guarded(index, settle)
+                self._each(lambda index: guarded(index, settle), [index for index in some if index not in begun])
             finally:
                 for fd in opened.values():
                     os.close(fd)
@@ -220,7 +225,7 @@ class DiskStore:
                 results[index] = failed or self._delivery(files[index], target, old[index], now)
         return [result for result in results if result is not None]
 
-    def _each(self, step: Callable[[int], None], indices: range) -> None:
+    def _each(self, step: Callable[[int], None], indices: Sequence[int]) -> None:
         if len(indices) <= 1:
             for index in indices:
                 step(index)

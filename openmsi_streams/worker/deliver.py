@@ -134,6 +134,7 @@ class Deliverer:
             # taken the threads.
             live.content = data
             engine.writer.borrow(len(data))
+            engine.backlog.add(len(data))
             self.enqueue(live)
             return
         bridge = self._bridge
@@ -225,11 +226,13 @@ class Deliverer:
             batch: list[Live] = []
             size = 0
             rest: list[Live] = []
-            for live in self._queue:
+            for at, live in enumerate(self._queue):
+                if len(batch) >= BATCH_FILES or (batch and size + live.row.size > BATCH_BYTES):
+                    rest += self._queue[at:]
+                    break
                 place = (live.row.topic, live.row.path)
-                full = len(batch) >= BATCH_FILES or (batch and size + live.row.size > BATCH_BYTES)
                 # Two versions of one path are delivered one after the other, so that the newer one is seen to be it.
-                if full or place in self._paths:
+                if place in self._paths:
                     rest.append(live)
                     continue
                 batch.append(live)
@@ -259,6 +262,7 @@ class Deliverer:
                         if job.file.content is not None:
                             job.live.content = None
                             engine.writer.give_back(len(job.file.content))
+                            engine.backlog.remove(len(job.file.content))
                 await asyncio.gather(*(self._settle(job, out) for job, out in zip(jobs, outcomes, strict=True)))
             except asyncio.CancelledError:
                 raise

@@ -30,6 +30,7 @@ from openmsi_streams.tables import rows as rw
 from openmsi_streams.tables.rows import OPEN, Row, State
 from openmsi_streams.worker import lane as ledgers
 from openmsi_streams.worker import metrics, quarantine
+from openmsi_streams.worker.backlog import Backlog
 from openmsi_streams.worker.delivered import Delivered
 from openmsi_streams.worker.lane import Lane
 from openmsi_streams.worker.live import Live
@@ -96,6 +97,8 @@ class Engine:
         self.pool = ThreadPoolExecutor(settings.worker.threads, thread_name_prefix="store")
         self._identities: dict[tuple[str, str, bytes], str] = {}
         self._budget = settings.worker.memory_budget // 4
+        # Half of what may wait (`may_wait`): what comes while the stores take nothing has the other half.
+        self.backlog = Backlog(self._budget // 8)
         self._room: asyncio.Event | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self.writer: Writer = Writer(min(4, settings.worker.threads), self._drained)
@@ -182,6 +185,7 @@ class Engine:
         if left_out is not None:
             self.missed(lane, home, *left_out)
         try:
+            await self.backlog.room()
             await self.wait_for_room()
             await self.take(lane, message, home=home)
             track.see(message.offset)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import errno
 import os
+import sys
 from pathlib import Path
 
 import pytest
 
+from openmsi_streams.chunks.messages import Delivery
 from openmsi_streams.config.settings import DiskSettings
 from openmsi_streams.errors import StoreError
 from openmsi_streams.storage import DiskStore, SourceGone, StoreUnavailable, Verified, folders
@@ -169,6 +171,51 @@ def test_a_file_that_was_not_synced_is_never_taken_for_synced(
     with pytest.raises(SourceGone):
         store.put(file)
     assert not (store.root / "scans/a.dat").exists()
+
+
+@pytest.mark.parametrize("begins", [True, False])
+def test_every_small_file_is_synced_whether_or_not_its_writing_was_begun(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, begins: bool
+) -> None:
+    store = store_in(tmp_path)
+    files = [partial(store, f"{number}.dat", 100 + number) for number in range(70)]
+    for file in files:
+        file.content = memoryview(file.path.read_bytes())
+        file.path.unlink()
+    begun, synced = [], []
+    begin, sync = folders.begin_sync, folders.sync_open
+
+    def begin_sync(fd: int) -> bool:
+        begun.append(fd)
+        return begins and begin(fd)
+
+    def sync_open(fd: int, path: Path) -> None:
+        synced.append(path)
+        sync(fd, path)
+
+    monkeypatch.setattr(folders, "begin_sync", begin_sync)
+    monkeypatch.setattr(folders, "sync_open", sync_open)
+    results = store.put_many(files)
+    assert all(isinstance(result, Delivery) for result in results)
+    assert len(begun) == len(files)
+    assert sorted(synced) == sorted(file.path for file in files)
+    for file in files:
+        assert file.content is not None
+        assert (store.root / "scans" / file.relative).read_bytes() == bytes(file.content)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="sync_file_range is Linux's")
+def test_the_writing_of_a_file_is_begun_and_of_what_is_no_file_is_not(tmp_path: Path) -> None:
+    with (tmp_path / "a").open("wb") as stream:
+        stream.write(b"bytes")
+        stream.flush()
+        assert folders.begin_sync(stream.fileno())
+    reading, writing = os.pipe()
+    try:
+        assert not folders.begin_sync(writing)
+    finally:
+        os.close(reading)
+        os.close(writing)
 
 
 def test_one_bad_file_does_not_hold_up_the_others(tmp_path: Path) -> None:

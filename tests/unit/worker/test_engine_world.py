@@ -9,6 +9,7 @@ import random
 import shutil
 import tempfile
 import threading
+import time
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -435,6 +436,35 @@ def test_small_files_that_wait_long_do_not_wait_in_memory(tmp_path: Path, monkey
 
     # A quarter of the budget may be pending, and a quarter of that may wait for a store.
     run(tmp_path, work, memory_budget=16 * 1400)
+
+
+def test_intake_waits_for_a_disk_that_takes_small_files_more_slowly(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They go to their places from memory, not by way of partial files that cost as much again."""
+    put, write = DiskStore.put_many, PartialFile.write
+    written = []
+
+    def put_many(self: DiskStore, files: Any, **options: Any) -> Any:
+        time.sleep(0.01)
+        return put(self, files, **options)
+
+    def note(self: PartialFile, offset: int, data: memoryview) -> None:
+        written.append(self.path)
+        write(self, offset, data)
+
+    monkeypatch.setattr(DiskStore, "put_many", put_many)
+    monkeypatch.setattr(PartialFile, "write", note)
+
+    async def work(world: World) -> None:
+        sent = {f"{number}.dat": data_of(number, 700) for number in range(60)}
+        for name, data in sent.items():
+            world.send_file(name, data)
+        await world.quiet()
+        assert world.files() == sent
+
+    run(tmp_path, work, memory_budget=16 * 1400)
+    assert not written
 
 
 def test_a_small_file_in_delivery_over_a_rebalance_is_not_passed_over(
