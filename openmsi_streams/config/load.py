@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import os
+import re
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,6 +20,7 @@ PREFIX = "OPENMSI_STREAMS__"
 FILE_VARIABLE = "OPENMSI_STREAMS_CONFIG"
 DEFAULT_FILE = "openmsi-streams.toml"
 LEGACY_SUFFIXES = (".config", ".cfg", ".ini")
+_BOUNDS = {">=": "at least", ">": "more than", "<=": "at most", "<": "less than"}
 
 Tree = dict[str, Any]
 
@@ -273,7 +275,19 @@ def _explain(problem: str, tree: Tree, sources: dict[str, str]) -> str:
     if not name:
         return f"The settings are not usable: {what}."
     quote = " Write it between quotes." if what.startswith("Expected `str`, got") else ""
-    return f"The setting {name} = {shown}{f' ({source})' if source else ''} is not usable: {what}.{quote}"
+    where = f" ({source})" if source else ""
+    return f"The setting {name} = {shown}{where} is not usable: {what}.{quote}{_cure(what, name)}"
+
+
+def _cure(what: str, name: str) -> str:
+    """Return what to write instead of a number that is out of its bounds."""
+    bound = re.search(r" (>=|>|<=|<) (-?[\d.]+)$", what)
+    if bound is None:
+        return ""
+    limit = bound[2]
+    if limit.isdigit() and sizes.is_size(_type_of(tuple(name.split(".")))):
+        limit = sizes.written(int(limit))
+    return f" Set it to {_BOUNDS[bound[1]]} {limit}."
 
 
 def _which_store(name: str, tree: Tree) -> tuple[str, Any]:

@@ -26,6 +26,14 @@ def parse(text: str) -> int:
         raise ValueError(f"{text!r} is not a number of bytes. Write for example 20MB/s, 512KiB or 1000000.") from None
 
 
+def written(bytes_: int) -> str:
+    """Return a number of bytes with the largest binary unit that divides it: ``32MiB``; see `parse`."""
+    for name, unit in (("TiB", 1 << 40), ("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)):
+        if bytes_ and bytes_ % unit == 0:
+            return f"{bytes_ // unit}{name}"
+    return str(bytes_)
+
+
 def is_size(hint: Any) -> bool:
     """Say whether a setting of this type is a number of bytes."""
     return get_origin(hint) is Annotated and any(

@@ -28,9 +28,8 @@ BATCH = 2000
 CONSUMERS = 4
 # Longest wait for a message before the clock is looked at.
 POLL_SECONDS = 0.2
-# A broker keeps the question for more so long when there is none, and only its answer says that the end is reached:
-# with librdkafka's half second, a worker waited that long for each changelog without records.
-FETCH_WAIT_MS = 10
+# Longest wait for the answer where a changelog ends.
+END_SECONDS = 2.0
 # A reading that has not come back so long after its time was up hangs (see `aside`): it is left to itself. Short, for
 # the session's sake; what is just being written is waited for.
 HANGING_SECONDS = 1.0
@@ -100,11 +99,14 @@ def catch_up(
         return 0
     turn = turn or Turn()
     deadline = time.monotonic() + seconds
-    open_ = set(places)
+    open_: set[tuple[str, int]] = set()
     count = 0
-    consumer = Consumer({**client, "enable.partition.eof": True, "fetch.wait.max.ms": FETCH_WAIT_MS})
+    consumer = Consumer({**client, "enable.partition.eof": True})
     try:
-        consumer.assign([TopicPartition(*place, table.read_to(place[1]) + 1) for place, table in places.items()])
+        starts = {place: table.read_to(place[1]) + 1 for place, table in places.items()}
+        # A broker answers a fetch at the end only after half a second; most changelogs of a restart are at theirs.
+        open_ = {place for place, start in starts.items() if _has_more(consumer, place, start)}
+        consumer.assign([TopicPartition(*place, starts[place]) for place in open_])
         while open_ and time.monotonic() < deadline and not turn.over:
             found: dict[tuple[str, int], list[Any]] = {}
             for message in consumer.consume(BATCH, POLL_SECONDS):
@@ -129,6 +131,11 @@ def catch_up(
     return count
 
 
+def _has_more(consumer: Consumer, place: tuple[str, int], start: int) -> bool:
+    low, high = consumer.get_watermark_offsets(TopicPartition(*place), timeout=END_SECONDS)
+    return bool(high > max(low, start))
+
+
 def before_recovery(app: Any, client: dict[str, Any], tables: Iterable[Catching], seconds: float) -> None:
     """Have the tables' newly owned partitions caught up at each rebalance, before Faust's recovery begins."""
     recovery = app.tables.recovery
@@ -137,7 +144,11 @@ def before_recovery(app: Any, client: dict[str, Any], tables: Iterable[Catching]
 
     async def on_rebalance(assigned: Any, revoked: Any, newly: Any, generation_id: int = 0) -> None:
         standby = set(app.assignor.assigned_standbys())
-        mine = [(known[tp.topic], tp.partition) for tp in newly if tp.topic in known and tp not in standby]
+        # In order, so that the partitions of one table, which are of one size, go to different consumers.
+        places = sorted(
+            (tp for tp in newly if tp.topic in known and tp not in standby), key=lambda tp: (tp.topic, tp.partition)
+        )
+        mine = [(known[tp.topic], tp.partition) for tp in places]
         started = time.monotonic()
         turn = Turn(lambda: app.should_stop)
         shares = [mine[number::CONSUMERS] for number in range(min(CONSUMERS, len(mine)))]

@@ -5,9 +5,10 @@ from __future__ import annotations
 import random
 
 import pytest
-from confluent_kafka import Producer
+from confluent_kafka import Consumer, Producer, TopicPartition
 
 from openmsi_streams.config import kafka, load
+from openmsi_streams.tables import catchup
 from openmsi_streams.tables.catchup import Turn, catch_up
 from tests.support.brokers import a_broker
 from tests.support.kafka import make_topics
@@ -40,7 +41,7 @@ class Table:
         self.calls += 1
 
 
-def test_a_changelog_is_read_to_its_end_in_batches_and_gone_on_with() -> None:
+def test_a_changelog_is_read_to_its_end_in_batches_and_gone_on_with(monkeypatch: pytest.MonkeyPatch) -> None:
     rng = random.Random(11)
     with a_broker() as broker:
         make_topics(broker.bootstrap, TOPIC, partitions=PARTITIONS, also_internal=False)
@@ -65,6 +66,19 @@ def test_a_changelog_is_read_to_its_end_in_batches_and_gone_on_with() -> None:
             assert catch_up(client, everything, 60.0) == 1500
             assert table.rows == expected
         assert table.calls < 300, "rows are written in batches"
+        read: list[int] = []
+
+        class Noting(Consumer):
+            def assign(self, places: list[TopicPartition]) -> None:
+                read.extend(place.partition for place in places)
+                super().assign(places)
+
+        monkeypatch.setattr(catchup, "Consumer", Noting)
         assert catch_up(client, everything, 60.0) == 0
+        assert not read, "what is read to its end is not asked for again"
+        producer.produce(TOPIC, b"new", b"key", partition=1)
+        assert producer.flush(60) == 0
+        assert catch_up(client, everything, 60.0) == 1
+        assert read == [1]
         assert catch_up(client, [], 60.0) == 0
         assert catch_up({**client, "bootstrap.servers": "127.0.0.1:1"}, everything, 1.0) == 0, "Faust's to wait for"

@@ -104,6 +104,9 @@ def test_bytes_may_have_a_unit(tmp_path: Path, text: str, bytes_: int) -> None:
         ("s3.main.part_bytes", "1 MiB", "5242880"),
         ("producer.bandwidth", "-5MB", ">= 0"),
         ("worker.threads", "2k", "Expected `int`"),
+        ("worker.memory_budget", "1MiB", "Set it to at least 32MiB."),
+        ("s3.main.part_bytes", "1 MiB", "Set it to at least 5MiB."),
+        ("worker.expire_after", "0", "Set it to more than 0.0."),
     ],
 )
 def test_wrong_sizes_are_told_with_their_setting(key: str, value: str, said: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 import threading
 from types import SimpleNamespace
 from typing import Any
@@ -21,9 +22,10 @@ class Partition:
         self.topic, self.partition = topic, partition
 
 
-async def rebalance(monkeypatch: pytest.MonkeyPatch, read: Any) -> list[str]:
+async def rebalance(monkeypatch: pytest.MonkeyPatch, read: Any, *names: str) -> list[str]:
     """Run a rebalance in which ``read`` stands in for `catch_up`; return what Faust was told."""
     told: list[str] = []
+    names = names or ("changelog",)
 
     async def begin(*_: Any) -> None:
         told.append("begin")
@@ -35,8 +37,8 @@ async def rebalance(monkeypatch: pytest.MonkeyPatch, read: Any) -> list[str]:
         should_stop=False,
     )
     monkeypatch.setattr(catchup, "catch_up", read)
-    newly = {Partition("changelog", partition) for partition in range(PARTITIONS)}
-    catchup.before_recovery(app, {}, [SimpleNamespace(changelog="changelog")], 1.0)  # type: ignore[list-item]
+    newly = {Partition(name, partition) for name in names for partition in range(PARTITIONS)}
+    catchup.before_recovery(app, {}, [SimpleNamespace(changelog=name) for name in names], 1.0)  # type: ignore[misc]
     await recovery.on_rebalance(set(), set(), newly)
     return told
 
@@ -52,6 +54,19 @@ def test_every_partition_is_read_once_and_all_shares_at_the_same_time(monkeypatc
 
     assert asyncio.run(rebalance(monkeypatch, read)) == ["begin"]
     assert sorted(seen) == list(range(PARTITIONS))
+
+
+def test_the_partitions_of_one_table_are_read_by_as_many_as_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    shares: list[list[str]] = []
+
+    def read(client: Any, tables: list[tuple[Any, int]], seconds: float, turn: Any) -> int:
+        shares.append([table.changelog for table, _ in tables])
+        return 0
+
+    monkeypatch.setattr(sys.modules[__name__], "PARTITIONS", 3)
+    asyncio.run(rebalance(monkeypatch, read, "files-changelog", "results-changelog"))
+    assert len(shares) == catchup.CONSUMERS
+    assert all(len(set(share)) == len(share) for share in shares)
 
 
 def test_a_failure_is_told_when_no_share_writes_any_more(monkeypatch: pytest.MonkeyPatch) -> None:
