@@ -230,12 +230,28 @@ class Engine(Aftercare):
             return
         row.sent = time.time()
         row.reason = ""
+        if not job.answer:
+            row.delivered = row.delivered or self._proven(job, row)
         self._set(row, "delivered" if row.delivered and not job.answer else "sent")
         log.info("sent %s (%d bytes, %d chunks)", job.path, job.prepared.size, job.planned)
+        if row.state == "delivered":
+            log.info("delivered %s", row.path)
         self.rows.pop(job.path, None)
         if row.delivered:
             self._plan_cleaning(row)
         self._look_again(job.path)
+
+    def _proven(self, job: Job, row: Row) -> float:
+        """Return when a receipt that came too early for its row says that this was delivered; 0: none does.
+
+        A run that was killed may have sent the file without the registry's taking note of it; its receipt is then read
+        before this run knows the file's hash, and no second one need come. A receipt from before the file was seen
+        proves nothing of what is sent now.
+        """
+        receipt = self.registry.receipt(job.far_path)
+        if receipt is None or receipt[:2] != (job.file_id, "delivered"):
+            return 0.0
+        return receipt[2] if row.versions == 1 and receipt[2] >= row.seen else 0.0
 
     def _failed(self, job: Job, row: Row) -> None:
         reason = explain(self.settings, self.topic, job.error)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import sqlite3
 from collections.abc import Callable, Iterator
 from hashlib import sha512
 from pathlib import Path
@@ -55,6 +57,38 @@ def states(tmp_path: Path, topic: str) -> dict[str, str]:
     )
     assert code == 0, text
     return {row["path"]: row["state"] for row in json.loads(text)["files"]}
+
+
+@pytest.mark.parametrize("early", [True, False], ids=["since it was seen", "from before"])
+def test_a_receipt_that_comes_before_the_file_is_hashed_counts(
+    broker: EmbeddedBroker, tmp_path: Path, watch: Watch, early: bool
+) -> None:
+    """A run before this one was killed after it had sent the file; no other receipt need come."""
+    topic = f"early-{early}"
+    with Receiver(broker.bootstrap, topic, answer=False) as receiver:
+        with watch(topic) as program:
+            # A registry that has a history: without one, the producer asks the receipts before it sends anything.
+            program.wait_for("watching")
+            registry = next((tmp_path / "state").glob("*/registry.sqlite3"))
+
+            def found(query: str) -> bool:
+                with contextlib.closing(sqlite3.connect(registry)) as db:
+                    return db.execute(query).fetchone() is not None
+
+            wait_until(lambda: found("SELECT 1 FROM meta WHERE key='walked'"), 30.0, "the folder is known")
+            assert program.terminate() == 0
+        if not early:
+            receiver.send(receipt_for(topic, "a.dat", digest(b"measured"), 8))
+        with watch(topic, "--quiet-seconds", "2") as program:
+            program.wait_for("watching")
+            put(tmp_path / "data" / "a.dat", b"measured")
+            wait_until(lambda: found("SELECT 1 FROM files"), 30.0, "the file is seen")
+            if early:
+                receiver.send(receipt_for(topic, "a.dat", digest(b"measured"), 8))
+            wait_until(lambda: found("SELECT 1 FROM receipts"), 30.0, "the receipt is kept")
+            wait_until(lambda: found("SELECT 1 FROM files WHERE state in ('sent', 'delivered')"), 30.0, "it is sent")
+            assert program.terminate() == 0
+    assert states(tmp_path, topic) == {"a.dat": "delivered" if early else "sent"}
 
 
 def test_a_true_receipt_marks_delivered_and_lets_delete(broker: EmbeddedBroker, tmp_path: Path, watch: Watch) -> None:
