@@ -150,7 +150,7 @@ class DiskStore:
     def put_many(
         self, files: Sequence[Verified], *, superseded: Sequence[bool] | None = None
     ) -> list[Delivery | StoreError]:
-        """Deliver many files: their fsyncs run side by side, and each folder is synced once.
+        """Deliver many files: their bytes are written together, and each folder is synced once.
 
         Returns:
             One delivery, or the error that `put` would raise, per file and in their order.

@@ -82,12 +82,15 @@ def adapt(app: Any, settings: Settings, on_fault: Callable[[BaseException], None
             """
             if len(waits) == 1 or not asyncio.iscoroutine(waits[0]) or self._stopped.is_set():
                 return await super().wait_first(*waits, timeout=timeout)
-            begun = Begun(waits[0])
+            begun = None
+            try:
+                begun = Begun(waits[0])
+            finally:
+                if begun is None or begun.done:
+                    for other in filter(asyncio.iscoroutine, waits[1:]):
+                        other.close()
             if not begun.done:
                 return await super().wait_first(begun.rest(), *waits[1:], timeout=timeout)
-            for other in waits[1:]:
-                if asyncio.iscoroutine(other):
-                    other.close()
             await asyncio.sleep(0)
             return WaitResults([waits[0]], [begun.value], stopped=False)
 

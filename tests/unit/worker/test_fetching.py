@@ -7,6 +7,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import faust
+import pytest
 
 from openmsi_streams.config.settings import Settings
 from openmsi_streams.worker.fetching import adapt
@@ -57,6 +58,12 @@ def test_a_message_is_handed_over_without_a_task_unless_its_stream_is_full() -> 
         suspended.set()
         assert (await asyncio.wait_for(full, 10)).results == [True], "the order to stop does not wait for a stream"
         assert taken == [1, 2]
+
+        async def fails() -> None:
+            raise OSError("the disk is full")
+
+        with pytest.raises(OSError, match="full"):
+            await consumer.wait_first(fails(), suspended.wait())
 
         consumer._stopped.set()
         assert (await consumer.wait_first(hand_over(1), suspended.wait())).stopped
